@@ -1,0 +1,1 @@
+"""Replay of workflows against a real vLLM. Empty so far: only the simulator exists."""

@@ -1,0 +1,41 @@
+"""The one exception tree: a user's mistake prints as one line, without a traceback, and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorkspanError(Exception):
+    """Something the user can mend; the message names the place and the mend on one line."""
+
+    def __str__(self) -> str:
+        """One line, whatever the text it quotes contains."""
+        return " ".join(super().__str__().split())
+
+
+class TraceError(WorkspanError):
+    """A trace file or one of its records cannot be read."""
+
+
+class WorkflowError(WorkspanError):
+    """Calls, tools and edges that do not make a graph without cycles."""
+
+
+class ProfileError(WorkspanError):
+    """A profile that is unknown, unreadable or impossible."""
+
+
+class PolicyError(WorkspanError):
+    """A policy or policy parameter that does not exist or makes no sense."""
+
+
+class RunError(WorkspanError):
+    """Settings with which nothing can be run."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` or, where nothing is near, ``; known: a, b``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

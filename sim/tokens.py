@@ -1,0 +1,26 @@
+"""How many tokens a text has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A token counter and the name that files made with it carry."""
+
+    name: str
+    count: Callable[[str], int]
+
+
+#: Four characters a token, the usual rule of thumb for English; files made with it say so.
+ESTIMATED = Tokenizer("estimated (characters / 4)", lambda text: -(-len(text) // 4))
+
+
+def tiktoken(encoding: str) -> Tokenizer:
+    """OpenAI's byte-pair encoding of that name. Needs the extra ``corpus``."""
+    import tiktoken as package
+
+    encode = package.get_encoding(encoding).encode_ordinary
+    return Tokenizer(f"tiktoken {encoding}", lambda text: len(encode(text)))

@@ -1,0 +1,197 @@
+"""Recorded runs as workflows. One file per format, found by its content.
+
+A format is a module with ``looks_like(document) -> bool`` and
+``load(document, options) -> Iterator[Workflow | Skipped]``. It yields `Skipped` for a record it cannot use
+and raises TraceError where nothing of the document can be read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import pkgutil
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sim.errors import TraceError, WorkflowError
+from sim.tokens import ESTIMATED, Tokenizer
+from sim.workflow import Workflow
+
+
+@dataclass(frozen=True)
+class Document:
+    """One original trace file as text. ``where`` names it for people: file, and path inside it."""
+
+    where: str
+    text: str
+
+    @cached_property
+    def data(self) -> Any:
+        """The text as JSON, or None where it is not JSON."""
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def name(self) -> str:
+        """The last two parts of the path, without ending: stable, and no path of a machine in it."""
+        parts = Path(self.where.rpartition(": ")[2]).with_suffix("").parts
+        return "/".join(part for part in parts[-2:] if part not in ("/", ".", ".."))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """``hidden_calls`` adds LLM calls that the run made but its log does not show."""
+
+    tokenizer: Tokenizer = ESTIMATED
+    hidden_calls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that gave no workflow, and why."""
+
+    where: str
+    reason: str
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """What was read and what was not: documents = those that gave workflows + those skipped whole."""
+
+    documents: int = 0
+    workflows: Counter[str] = field(default_factory=Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def line(self) -> str:
+        """One line for people."""
+        read = ", ".join(f"{count} {name}" for name, count in sorted(self.workflows.items())) or "none"
+        return f"{self.documents} documents: {self.workflows.total()} workflows ({read}), {len(self.skipped)} skipped"
+
+
+def formats() -> dict[str, ModuleType]:
+    """Format name -> module, in alphabetical order."""
+    return {info.name: import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)}
+
+
+def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> tuple[list[Workflow], LoadReport]:
+    """All workflows of the files and folders, in order, and the report of what was left out.
+
+    Raises TraceError where a path cannot be read at all or no workflow comes out of any of them.
+    """
+    workflows: dict[str, Workflow] = {}
+    report = LoadReport()
+    for path in paths:
+        for document in _documents(Path(path), report):
+            report.documents += 1
+            for item in load_document(document, options):
+                if isinstance(item, Workflow) and item.id in workflows:
+                    item = Skipped(document.where, f"workflow {item.id} was already read")
+                if isinstance(item, Skipped):
+                    report.skipped.append(item)
+                else:
+                    workflows[item.id] = item
+                    report.workflows[item.framework] += 1
+    if not workflows:
+        raise TraceError(_nothing(report, paths))
+    return list(workflows.values()), report
+
+
+def load_document(document: Document, options: LoadOptions) -> Iterator[Workflow | Skipped]:
+    """The workflows of one document; whatever goes wrong becomes a `Skipped`."""
+    loader = _loader(document)
+    if loader is None:
+        yield Skipped(document.where, _unknown(document))
+        return
+    try:
+        yield from loader.load(document, options)
+    except (TraceError, WorkflowError) as error:
+        yield Skipped(document.where, str(error))
+
+
+def segment_id(text: str) -> str:
+    """A name for a text that tells nothing about it: equal texts have equal names, in every process."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@cache
+def _modules() -> Sequence[ModuleType]:
+    return tuple(formats().values())
+
+
+def _loader(document: Document) -> ModuleType | None:
+    return next((module for module in _modules() if module.looks_like(document)), None)
+
+
+def _unknown(document: Document) -> str:
+    if not document.text.strip():
+        return "the file is empty"
+    if document.data is None and document.text.lstrip()[:1] in "{[":
+        return "broken JSON, or JSON cut off"
+    return f"no format that workspan reads ({', '.join(formats())})"
+
+
+def _nothing(report: LoadReport, paths: Iterable[str | Path]) -> str:
+    if not report.skipped:
+        return f"{', '.join(map(str, paths))}: no trace file there; name a .json, .jsonl or .jsonl.gz file"
+    first = report.skipped[0]
+    more = f" (and {len(report.skipped) - 1} more)" if len(report.skipped) > 1 else ""
+    return f"{first.where}: {first.reason}{more}; no workflow could be read"
+
+
+def _documents(path: Path, report: LoadReport) -> Iterator[Document]:
+    """A folder gives its files, a file itself, a collection of originals each of them."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and not file.name.startswith("."):
+                yield from _documents(file, report)
+        return
+    try:
+        text = _text(path)
+    except TraceError as error:
+        report.documents += 1
+        report.skipped.append(Skipped(str(path), str(error)))
+        return
+    yield from _originals(path, text, report) if _is_collection(text) else [Document(str(path), text)]
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TraceError("not text in UTF-8; convert it, or name another file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise TraceError(getattr(error, "strerror", None) or f"damaged gzip file ({error})") from error
+
+
+def _is_collection(text: str) -> bool:
+    """One original file per line: ``{"framework", "path", "bytes", "sha256", "text"}``."""
+    first = text.partition("\n")[0]
+    return first.startswith("{") and '"sha256"' in first and '"text"' in first
+
+
+def _originals(path: Path, text: str, report: LoadReport) -> Iterator[Document]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            document = Document(f"{path}: {row['path']}", row["text"])
+            assert isinstance(document.text, str)
+        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+            report.documents += 1
+            report.skipped.append(Skipped(f"{path}, line {number}", "not an original file with path and text"))
+        else:
+            yield document

@@ -1,0 +1,242 @@
+"""One recorded multi-agent run as a graph of LLM calls and tools, with its work and span."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+from sim.errors import WorkflowError
+
+EdgeKind = Literal["recorded", "visible", "control", "assumed"]
+EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens that always occurs whole.
+
+    Two prompts share a prefix exactly as far as their lists of segments agree.
+    """
+
+    segment_id: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One LLM call: who makes it and of which segments its prompt is made.
+
+    ``answer_id`` is the segment id of what it will generate; how long that gets is on the `Tape`.
+    """
+
+    id: str
+    agent: str
+    prompt: tuple[Segment, ...]
+    answer_id: str
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the whole prompt."""
+        return sum(segment.num_tokens for segment in self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Work outside the GPU. How long it takes is on the `Tape`."""
+
+    id: str
+    name: str
+
+
+Node = Call | Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """``child`` cannot start before ``parent`` has finished; ``kind`` says on what evidence.
+
+    recorded: log order. visible: the parent's output is in the child's prompt. control: a barrier or
+    a test between them. assumed: a rule not proven for this trace.
+    """
+
+    parent: str
+    child: str
+    kind: EdgeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """What only an engine may know: output tokens of each call, seconds of each tool (None: unknown)."""
+
+    output_tokens: Mapping[str, int]
+    tool_s: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One recorded multi-agent run. ``nodes`` are in log order.
+
+    Raises WorkflowError, naming the node, for a duplicate id, a dangling edge, a cycle, a segment with
+    two lengths, or a tape that does not fit the nodes.
+    """
+
+    id: str
+    framework: str
+    task: str
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    tape: Tape
+    labels: Mapping[str, bool] = field(default_factory=dict)
+    success: bool | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._check_nodes()
+        self._check_edges()
+        self._check_lengths()
+        assert len(self.order) == len(self.nodes)
+
+    @cached_property
+    def calls(self) -> tuple[Call, ...]:
+        """The LLM calls, in log order."""
+        return tuple(node for node in self.nodes if isinstance(node, Call))
+
+    @cached_property
+    def tools(self) -> tuple[Tool, ...]:
+        """The tools, in log order."""
+        return tuple(node for node in self.nodes if isinstance(node, Tool))
+
+    @cached_property
+    def parents(self) -> Mapping[str, tuple[str, ...]]:
+        """Node id -> ids it waits for."""
+        return self._adjacency((edge.child, edge.parent) for edge in self.edges)
+
+    @cached_property
+    def children(self) -> Mapping[str, tuple[str, ...]]:
+        """Node id -> ids that wait for it."""
+        return self._adjacency((edge.parent, edge.child) for edge in self.edges)
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Topological order (Kahn 1962); among ready nodes log order decides. Raises on a cycle."""
+        position = {node.id: index for index, node in enumerate(self.nodes)}
+        waits = {node.id: len(self.parents[node.id]) for node in self.nodes}
+        ready = [position[node] for node, count in waits.items() if count == 0]
+        done: list[str] = []
+        while ready:
+            node = self.nodes[heapq.heappop(ready)].id
+            done.append(node)
+            for child in self.children[node]:
+                waits[child] -= 1
+                if waits[child] == 0:
+                    heapq.heappush(ready, position[child])
+        if len(done) < len(self.nodes):
+            raise WorkflowError(f"workflow {self.id}: node {self._on_cycle(waits)!r} waits for itself (cycle)")
+        return tuple(done)
+
+    @cached_property
+    def levels(self) -> Mapping[str, int]:
+        """Node id -> length in edges of the longest path that leads to it."""
+        level: dict[str, int] = {}
+        for node in self.order:
+            level[node] = 1 + max((level[parent] for parent in self.parents[node]), default=-1)
+        return level
+
+    def work(self, seconds: Mapping[str, float] | None = None) -> float:
+        """Sum over all nodes; without ``seconds`` a call counts 1 and a tool 0."""
+        seconds = self._weights(seconds)
+        return sum(seconds[node.id] for node in self.nodes)
+
+    def span(self, seconds: Mapping[str, float] | None = None) -> float:
+        """Length of the critical path: no schedule finishes the workflow faster."""
+        seconds = self._weights(seconds)
+        return sum(seconds[node] for node in self.critical_path(seconds))
+
+    def parallelism(self, seconds: Mapping[str, float] | None = None) -> float:
+        """Work / span (Brent 1974): the most any schedule can gain over one node at a time."""
+        span = self.span(seconds)
+        return self.work(seconds) / span if span > 0 else 1.0
+
+    def critical_path(self, seconds: Mapping[str, float] | None = None) -> tuple[str, ...]:
+        """Node ids of a longest path, first to last; ties go to the earlier node of the log."""
+        seconds = self._weights(seconds)
+        length: dict[str, float] = {}
+        before: dict[str, str | None] = {}
+        for node in self.order:
+            parents = self.parents[node]
+            before[node] = max(parents, key=length.__getitem__) if parents else None
+            length[node] = seconds[node] + max((length[parent] for parent in parents), default=0.0)
+        path: list[str] = []
+        node_id: str | None = max(self.order, key=length.__getitem__, default=None)
+        while node_id is not None:
+            path.append(node_id)
+            node_id = before[node_id]
+        return tuple(reversed(path))
+
+    def _weights(self, seconds: Mapping[str, float] | None) -> Mapping[str, float]:
+        if seconds is not None:
+            return seconds
+        return {node.id: float(isinstance(node, Call)) for node in self.nodes}
+
+    def _adjacency(self, pairs: Iterable[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+        lists: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for one, other in pairs:
+            lists[one][other] = None
+        return {node.id: tuple(lists[node.id]) for node in self.nodes}
+
+    def _on_cycle(self, waits: Mapping[str, int]) -> str:
+        """A node of a cycle: walk up from any node that is still waiting until one comes twice."""
+        node = next(node for node, count in waits.items() if count > 0)
+        seen: set[str] = set()
+        while node not in seen:
+            seen.add(node)
+            node = next(parent for parent in self.parents[node] if waits[parent] > 0)
+        return node
+
+    def _check_nodes(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.id in seen:
+                raise WorkflowError(f"workflow {self.id}: node {node.id!r} occurs twice; give each its own id")
+            seen.add(node.id)
+        if not self.calls:
+            raise WorkflowError(f"workflow {self.id}: no LLM call")
+        for ids, name in ((self.calls, "output_tokens"), (self.tools, "tool_s")):
+            if {node.id for node in ids} != set(getattr(self.tape, name)):
+                raise WorkflowError(f"workflow {self.id}: the tape's {name} must name each such node once")
+
+    def _check_edges(self) -> None:
+        known = {node.id for node in self.nodes}
+        for edge in self.edges:
+            for end in (edge.parent, edge.child):
+                if end not in known:
+                    raise WorkflowError(
+                        f"workflow {self.id}: edge {edge.parent} -> {edge.child} names {end!r}, which does not exist"
+                    )
+            if edge.kind not in EDGE_KINDS:
+                raise WorkflowError(
+                    f"workflow {self.id}: edge {edge.parent} -> {edge.child} is of no known kind "
+                    f"({edge.kind!r}; one of {', '.join(EDGE_KINDS)})"
+                )
+
+    def _check_lengths(self) -> None:
+        lengths = {call.answer_id: self.tape.output_tokens[call.id] for call in self.calls}
+        for call in self.calls:
+            if lengths[call.answer_id] < 1 or self.tape.output_tokens[call.id] != lengths[call.answer_id]:
+                raise WorkflowError(f"workflow {self.id}: call {call.id!r} needs one output length of at least 1")
+            if not call.prompt:
+                raise WorkflowError(f"workflow {self.id}: call {call.id!r} has an empty prompt")
+            for segment in call.prompt:
+                known = lengths.setdefault(segment.segment_id, segment.num_tokens)
+                if segment.num_tokens < 1 or known != segment.num_tokens:
+                    raise WorkflowError(
+                        f"workflow {self.id}: call {call.id!r}, segment {segment.segment_id!r} has "
+                        f"{segment.num_tokens} tokens; elsewhere it has {known}, and it must have at least 1"
+                    )
+        for tool, seconds in self.tape.tool_s.items():
+            if seconds is not None and not 0 <= seconds < float("inf"):
+                raise WorkflowError(f"workflow {self.id}: tool {tool!r} takes {seconds} s; give 0 or more, or null")
