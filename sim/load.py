@@ -1,0 +1,55 @@
+"""When workflows arrive."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.errors import RunError
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Each workflow by itself on an idle server with an empty cache."""
+
+    def __str__(self) -> str:
+        return "each workflow alone on an idle server"
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrentSessions:
+    """Closed loop: ``sessions`` workflows under way at any time, the next starts when one ends."""
+
+    sessions: int
+
+    def __post_init__(self) -> None:
+        if self.sessions < 1:
+            raise RunError(f"--concurrent-sessions {self.sessions}: give 1 or more")
+
+    def __str__(self) -> str:
+        return f"{self.sessions} concurrent sessions"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRate:
+    """Open loop: Poisson arrivals, ``per_s`` workflows per second on average."""
+
+    per_s: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.per_s < float("inf"):
+            raise RunError(f"--session-rate {self.per_s:g}: give workflows per second, more than 0")
+
+    def __str__(self) -> str:
+        return f"{self.per_s:g} sessions/s (Poisson)"
+
+
+Load = Alone | ConcurrentSessions | SessionRate
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """The random numbers of one purpose: the same in every process, independent of every other name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])

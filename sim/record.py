@@ -1,0 +1,81 @@
+"""One row per finished call and per session; the same columns from every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["finished", "failed", "unfinished"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One call. Times in seconds since the run began; None where the call did not get that far.
+
+    ``num_cached_tokens``: prompt tokens found in the prefix cache when the call was first admitted.
+    """
+
+    session: int
+    workflow_id: str
+    call_id: str
+    agent: str
+    num_prompt_tokens: int
+    num_cached_tokens: int | None
+    num_output_tokens: int
+    sent_s: float
+    scheduled_s: float | None
+    first_token_s: float | None
+    finished_s: float | None
+    num_preemptions: int
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """One workflow as load. ``busy_s`` is the sum of its calls' and tools' seconds, waiting included."""
+
+    session: int
+    workflow_id: str
+    framework: str
+    arrived_s: float
+    finished_s: float | None
+    busy_s: float
+    num_calls: int
+    status: Status
+
+    @property
+    def latency_s(self) -> float:
+        """Arrival to end; only a finished session has one."""
+        assert self.finished_s is not None
+        return self.finished_s - self.arrived_s
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What the engine did: steps, seconds in steps, rows and tokens summed over steps, preemptions."""
+
+    num_steps: int = 0
+    busy_s: float = 0.0
+    num_rows: int = 0
+    num_tokens: int = 0
+    num_preemptions: int = 0
+
+    def __add__(self, other: EngineStats) -> EngineStats:
+        return EngineStats(
+            self.num_steps + other.num_steps,
+            self.busy_s + other.busy_s,
+            self.num_rows + other.num_rows,
+            self.num_tokens + other.num_tokens,
+            self.num_preemptions + other.num_preemptions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Everything that happened in one run, and how long it took from first arrival to last end."""
+
+    records: tuple[Record, ...]
+    sessions: tuple[SessionRecord, ...]
+    engine: EngineStats
+    makespan_s: float
