@@ -1,4 +1,4 @@
-"""The one exception tree: a user's mistake prints as one line, without a traceback, and exits with 2."""
+"""A user's mistakes, which print as one line and exit with 2, and the one bug we check for ourselves."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ class PolicyError(WorkspanError):
 
 class RunError(WorkspanError):
     """Settings with which nothing can be run."""
+
+
+class BoundError(Exception):
+    """A speed-up above work / span: a bug in workspan, never a result."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

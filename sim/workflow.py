@@ -78,7 +78,7 @@ class Tape:
 
 @dataclass(frozen=True)
 class Workflow:
-    """One recorded multi-agent run. ``nodes`` are in log order.
+    """One recorded multi-agent run. ``nodes`` are in log order; ``tokenizer`` names who counted the tokens.
 
     Raises WorkflowError, naming the node, for a duplicate id, a dangling edge, a cycle, a segment with
     two lengths, or a tape that does not fit the nodes.
@@ -90,6 +90,7 @@ class Workflow:
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     tape: Tape
+    tokenizer: str = "unknown"
     labels: Mapping[str, bool] = field(default_factory=dict)
     success: bool | None = None
     notes: tuple[str, ...] = ()

@@ -1,12 +1,12 @@
 """workspan's own form: JSON lines, the first a header, then one workflow each. Lossless both ways.
 
-Header ``{"format": "workspan-workflows", "version": 1, "tokenizer": .., "origin": ..}``. A workflow::
+Header ``{"format": "workspan-workflows", "version": 1, "origin": ..}``. A workflow::
 
     {"id": .., "framework": .., "task": .., "nodes": [NODE, ..], "edges": [[parent, child, kind], ..],
-     "labels": {name: bool}, "success": bool or null, "notes": [..]}
+     "tokenizer": .., "labels": {name: bool}, "success": bool or null, "notes": [..]}
 
 NODE in log order is ``{"call": id, "agent": .., "prompt": [[segment id, tokens], ..], "answer": segment id,
-"output_tokens": n}`` or ``{"tool": id, "name": .., "duration_s": seconds or null}``. The last three keys of
+"output_tokens": n}`` or ``{"tool": id, "name": .., "duration_s": seconds or null}``. The last four keys of
 a workflow may be missing; any other key that is unknown or missing is an error.
 """
 
@@ -26,7 +26,7 @@ VERSION = 1
 _CALL = {"call": str, "agent": str, "prompt": list, "answer": str, "output_tokens": int}
 _TOOL = {"tool": str, "name": str, "duration_s": (int, float, type(None))}
 _WORKFLOW = {"id": str, "framework": str, "task": str, "nodes": list, "edges": list}
-_OPTIONAL = {"labels": dict, "success": (bool, type(None)), "notes": list}
+_OPTIONAL = {"tokenizer": str, "labels": dict, "success": (bool, type(None)), "notes": list}
 
 
 def looks_like(document: Document) -> bool:
@@ -91,6 +91,7 @@ def parse(data: Any) -> Workflow:
         nodes=tuple(nodes),
         edges=tuple(Edge(*edge) for edge in data["edges"]),
         tape=Tape(outputs, durations),
+        tokenizer=data.get("tokenizer", "unknown"),
         labels=data.get("labels", {}),
         success=data.get("success"),
         notes=tuple(data.get("notes", [])),
@@ -144,6 +145,7 @@ def _plain(workflow: Workflow) -> dict[str, Any]:
         "task": workflow.task,
         "nodes": [_plain_node(workflow, node) for node in workflow.nodes],
         "edges": [[edge.parent, edge.child, edge.kind] for edge in workflow.edges],
+        "tokenizer": workflow.tokenizer,
         "labels": dict(workflow.labels),
         "success": workflow.success,
         "notes": list(workflow.notes),

@@ -1,0 +1,43 @@
+# Everything happens in .venv, which is made once and again only when pyproject.toml changes.
+PY := .venv/bin/python
+MAST ?= ../shared/mast
+
+.PHONY: demo test lint bench corpus clean
+
+demo: .venv/ready
+	rm -rf demo
+	.venv/bin/workspan demo -o demo
+
+test: .venv/ready
+	$(PY) -m pytest
+
+lint: .venv/ready
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: .venv/ready
+	$(PY) tests/bench.py
+
+# Makes sim/data/mast.jsonl.gz anew from the MAST files; sim/data/build.py says where they come from.
+corpus: .venv/ready
+	$(PY) -m sim.data.build $(MAST)
+
+.venv/ready: pyproject.toml
+	@if command -v uv >/dev/null; then \
+	  echo "installing with uv"; uv venv -q --allow-existing --python '>=3.11' .venv && \
+	  uv pip install -q --python $(PY) -e . --group dev; \
+	else \
+	  echo "installing with pip"; \
+	  for python in python3.13 python3.12 python3.11 python3; do \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	    python=; \
+	  done; \
+	  test -n "$$python" || { echo "workspan needs Python 3.11 or newer; none was found" >&2; exit 1; }; \
+	  $$python -m venv .venv && $(PY) -m pip install -q --upgrade pip && \
+	  $(PY) -m pip install -q -e . --group dev; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,58 @@
+"""The command `workspan`. Subcommands load when they are used, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from sim import __version__
+from sim.errors import BoundError, WorkspanError
+
+_COMMANDS = ("demo", "run", "traces")
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"sim.commands.{name}").command
+        return command
+
+
+@click.group(cls=_Lazy)
+@click.version_option(__version__, message="workspan %(version)s")
+def workspan() -> None:
+    """Which scheduling policy makes multi-agent LLM workflows faster, by how much, and at which load."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        sys.exit(workspan.main(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()))
+    except WorkspanError as error:
+        _fail(f"{type(error).__name__}: {error}")
+    except BoundError as error:
+        click.echo(f"bug: {error}; please report it with the command and the traces", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nothing more to say, not even at interpreter exit.
+        sys.stdout = None
+        sys.exit(0)
+
+
+def _fail(message: str) -> None:
+    click.echo(message, err=True)
+    sys.exit(2)

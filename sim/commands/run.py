@@ -1,0 +1,86 @@
+"""`workspan run`: policies over traces on the simulated engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sim.commands.common import hidden_calls_option, read_traces, traces_argument
+from sim.compare import compare
+from sim.errors import RunError
+from sim.latency import load_profile
+from sim.load import Alone, ConcurrentSessions, Load, SessionRate
+from sim.report import print_comparison
+from sim.results import check_free, write
+
+DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
+PROTOTYPE = ("sequential", "level_barrier", "async")
+
+
+@click.command()
+@traces_argument
+@click.option(
+    "--policy", "policies", multiple=True, metavar="P", help="A policy, with parameters: async:max_parallel=4."
+)
+@click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
+@click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
+@click.option(
+    "--profile", default=DEFAULT_PROFILE, show_default=True, metavar="NAME", help="A profile, or a .yaml file."
+)
+@click.option("--session-rate", type=float, metavar="R", help="Poisson arrivals, R workflows per second.")
+@click.option("--concurrent-sessions", type=int, metavar="N", help="Closed loop, N workflows at any time.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For order, arrivals, intervals."
+)
+@hidden_calls_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "-o", "output", type=click.Path(path_type=Path), metavar="DIR", help="Write result, records and figure there."
+)
+def command(
+    traces: tuple[str, ...],
+    policies: tuple[str, ...],
+    compare_all: bool,
+    baseline: str | None,
+    profile: str,
+    session_rate: float | None,
+    concurrent_sessions: int | None,
+    seed: int,
+    hidden_calls: bool,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    r"""Predict how fast TRACES run under each policy, and how much faster than under the baseline.
+
+    TRACES are files or folders in any format that `workspan traces` reads; without them, the embedded
+    workflows. Without a load each workflow runs alone on an idle server.
+
+    \b
+    workspan run --compare
+    workspan run my_traces/ --policy sequential --policy async:max_parallel=4 --concurrent-sessions 32
+    """
+    names = list(dict.fromkeys([*policies, *(PROTOTYPE if compare_all else ())]))
+    if not names:
+        raise RunError("no policy; give --policy NAME (several times, if you like) or --compare")
+    load = _load(session_rate, concurrent_sessions)
+    check_free(output)
+    settings = load_profile(profile)
+    workflows = read_traces(traces, hidden_calls)
+    comparison = compare(workflows, names, baseline, settings, load, seed)
+    if output:
+        write(comparison, output)
+        click.echo(f"wrote {output}/", err=True)
+    if as_json:
+        click.echo(json.dumps(comparison.to_json(), indent=2))
+    else:
+        print_comparison(comparison)
+
+
+def _load(session_rate: float | None, concurrent_sessions: int | None) -> Load:
+    if session_rate is not None and concurrent_sessions is not None:
+        raise RunError("--session-rate and --concurrent-sessions: give one of them")
+    if session_rate is not None:
+        return SessionRate(session_rate)
+    return Alone() if concurrent_sessions is None else ConcurrentSessions(concurrent_sessions)

@@ -1,0 +1,163 @@
+"""The same workflows under several policies: speed-ups over a baseline, held against work / span."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim import __version__
+from sim.bounds import Bound, span_s
+from sim.engine import simulate
+from sim.errors import BoundError, PolicyError, RunError
+from sim.latency import Profile
+from sim.load import Alone, Load, generator
+from sim.metrics import speedup, summary
+from sim.policies import parse_policy
+from sim.policies.sequential import Sequential
+from sim.record import RunResult
+from sim.traces import jsonl
+from sim.workflow import Workflow
+
+#: Speed-up and bound are sums of the same floats in other orders; more than this is no rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of the same workflows, arrivals and seed under several policies, by the name the user gave."""
+
+    workflows: Sequence[Workflow]
+    profile: Profile
+    load: Load
+    seed: int
+    baseline: str
+    runs: Mapping[str, RunResult]
+    bounds: Mapping[str, Bound]
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as plain data, with their provenance."""
+        return {
+            "baseline": self.baseline,
+            "policies": {name: self._policy(name) for name in self.runs},
+            "provenance": self.provenance(),
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """What the numbers were made from; the same inputs give the same bytes."""
+        return {
+            "engine": "simulated",
+            "workspan": __version__,
+            "python": platform.python_version(),
+            "profile": self.profile.name,
+            "profile_digest": self.profile.digest,
+            "engine_settings": self.profile.engine.model_dump(),
+            "workflows": len(self.workflows),
+            "workflows_digest": digest(self.workflows),
+            "tokenizers": sorted({workflow.tokenizer for workflow in self.workflows}),
+            "load": str(self.load),
+            "seed": self.seed,
+            "tools_of_unknown_duration_at_0_s": unknown_tools(self.workflows),
+        }
+
+    def frameworks(self) -> list[str]:
+        """Every framework among the workflows, by name."""
+        return sorted({workflow.framework for workflow in self.workflows})
+
+    def pairs(self, name: str, framework: str | None = None) -> dict[str, tuple[float, float]]:
+        """Workflow id -> its latency under the baseline and under the policy, where it finished under both."""
+        base, other = _latencies(self.runs[self.baseline]), _latencies(self.runs[name])
+        return {
+            workflow.id: (base[workflow.id], other[workflow.id])
+            for workflow in self.workflows
+            if framework in (None, workflow.framework) and workflow.id in base and workflow.id in other
+        }
+
+    def check_bound(self) -> None:
+        """Law: alone on the server, no workflow gains more over `sequential` than work / span."""
+        if not isinstance(self.load, Alone) or parse_policy(self.baseline) != Sequential():
+            return
+        for name in self.runs:
+            for workflow, (base, other) in self.pairs(name).items():
+                bound = self.bounds[workflow].speedup
+                if base / other > bound * (1 + _ROUNDING):
+                    raise BoundError(
+                        f"{workflow} under {name} is {base / other:.6f}x faster than under {self.baseline}; "
+                        f"work / span allows {bound:.6f}x"
+                    )
+
+    def _policy(self, name: str) -> dict[str, Any]:
+        return {
+            "policy": str(parse_policy(name)),
+            **self.gain(name),
+            **summary(self.runs[name]),
+            "by_framework": {framework: self.gain(name, framework) for framework in self.frameworks()},
+        }
+
+    def gain(self, name: str, framework: str | None = None) -> dict[str, Any]:
+        """Speed-up over the baseline with its interval, and the bound: pooled work / pooled span."""
+        pairs = self.pairs(name, framework)
+        if not pairs:
+            return {"speedup": None, "speedup_ci95": None, "bound": None, "workflows": 0}
+        rng = generator(self.seed, "bootstrap over workflows")
+        base, other = zip(*pairs.values(), strict=True)
+        ratio, interval = speedup(base, other, rng)
+        bounds = [self.bounds[workflow] for workflow in pairs]
+        return {
+            "speedup": ratio,
+            "speedup_ci95": interval,
+            "bound": sum(bound.work_s for bound in bounds) / sum(bound.span_s for bound in bounds),
+            "workflows": len(pairs),
+        }
+
+
+def compare(
+    workflows: Sequence[Workflow], names: Sequence[str], baseline: str | None, profile: Profile, load: Load, seed: int
+) -> Comparison:
+    """Run every policy on the same workflows and arrivals.
+
+    Without ``baseline`` it is `sequential` if named, else the first. Raises PolicyError for unknown names,
+    BoundError where a result cannot be true.
+    """
+    baseline, names = _with_baseline(names, baseline)
+    runs = {name: simulate(workflows, parse_policy(name), profile, load, seed) for name in names}
+    done = (runs[name] for name in names if isinstance(load, Alone) and parse_policy(name) == Sequential())
+    alone = next(done, None) or simulate(workflows, Sequential(), profile, Alone(), seed)
+    works = _latencies(alone)
+    if not works:
+        reason = next(record.reason for record in alone.records if record.reason)
+        raise RunError(f"profile {profile.name}: no workflow can run on this engine; the first call {reason}")
+    bounds = {
+        workflow.id: Bound(works[workflow.id], span_s(workflow, profile))
+        for workflow in workflows
+        if workflow.id in works
+    }
+    comparison = Comparison(workflows, profile, load, seed, baseline, runs, bounds)
+    comparison.check_bound()
+    return comparison
+
+
+def digest(workflows: Sequence[Workflow]) -> str:
+    """Twelve hexadecimal digits that change whenever a workflow does."""
+    return hashlib.sha256("".join(jsonl.dump(workflows, {})).encode()).hexdigest()[:12]
+
+
+def unknown_tools(workflows: Sequence[Workflow]) -> int:
+    """Tools whose duration nobody recorded."""
+    return sum(seconds is None for workflow in workflows for seconds in workflow.tape.tool_s.values())
+
+
+def _with_baseline(names: Sequence[str], baseline: str | None) -> tuple[str, list[str]]:
+    known = {name: parse_policy(name) for name in names}
+    if len(known) < len(names) or len(set(known.values())) < len(known):
+        raise PolicyError(f"policies {', '.join(names)}: the same one twice; name each once")
+    if baseline is None:
+        return next((name for name, policy in known.items() if policy == Sequential()), names[0]), list(names)
+    same = next((name for name, policy in known.items() if policy == parse_policy(baseline)), None)
+    return (same, list(names)) if same else (baseline, [baseline, *names])
+
+
+def _latencies(result: RunResult) -> dict[str, float]:
+    return {session.workflow_id: session.latency_s for session in result.sessions if session.status == "finished"}

@@ -1,0 +1,111 @@
+"""A comparison as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sim.compare import Comparison, unknown_tools
+
+Cell = Callable[[dict[str, Any]], str]
+
+_ROWS: tuple[tuple[str, Cell], ...] = (
+    ("makespan [s]", lambda p: _number(p["makespan_s"])),
+    ("session latency mean [s]", lambda p: _number(p["session_latency_s"]["mean"])),
+    ("  p50 / p95 / p99 [s]", lambda p: _percentiles(p["session_latency_s"])),
+    ("ttft mean / p99 [ms]", lambda p: _pair(p["ttft_s"], 1000)),
+    ("tpot mean / p99 [ms]", lambda p: _pair(p["tpot_s"], 1000)),
+    ("output tokens/s", lambda p: _number(p["output_tokens_per_s"])),
+    ("sessions/s", lambda p: _number(p["sessions_per_s"])),
+    ("batches (steps)", lambda p: f"{p['steps']:,}"),
+    ("mean batch size", lambda p: _number(p["mean_batch_size"])),
+    ("parallelism in a session", lambda p: _number(p["parallelism"])),
+    ("GPU busy", lambda p: _share(p["gpu_busy_share"])),
+    ("prefix-cache hits", lambda p: _share(p["prefix_cache_hit_share"])),
+    ("preemptions", lambda p: f"{p['preemptions']:,}"),
+    ("calls finished / sent", lambda p: f"{p['calls'].get('finished', 0):,} / {sum(p['calls'].values()):,}"),
+)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The result table, the gain per framework, and one sentence per policy that says whether it matters."""
+    console = Console(highlight=False, soft_wrap=True)
+    result = comparison.to_json()
+    policies = result["policies"]
+    workflows = len(comparison.workflows)
+    console.print(
+        f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, profile {comparison.profile.name}"
+    )
+    table = _table("", policies)
+    for name, cell in _ROWS:
+        table.add_row(name, *(cell(policy) for policy in policies.values()))
+    table.add_section()
+    table.add_row(f"speed-up over {comparison.baseline}", *(_gain(policy) for policy in policies.values()))
+    table.add_row("bound: work / span", *(_number(policy["bound"]) for policy in policies.values()))
+    console.print(table)
+    if len(comparison.frameworks()) > 1:
+        console.print(_by_framework(comparison, policies))
+    for line in _sentences(comparison, policies):
+        console.print(line)
+
+
+def _table(corner: str, columns: Any) -> Table:
+    table = Table(corner, box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
+    others = [name for name in policies if name != comparison.baseline]
+    table = _table(
+        f"\nspeed-up over {comparison.baseline}", ["\nworkflows", "\nbound", *(f"\n{name}" for name in others)]
+    )
+    for framework in comparison.frameworks():
+        rows = [policies[name]["by_framework"][framework] for name in policies]
+        gains = (_gain(policies[name]["by_framework"][framework]) for name in others)
+        table.add_row(framework, str(rows[0]["workflows"]), _number(rows[0]["bound"]), *gains)
+    return table
+
+
+def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
+    lines = [""]
+    for name, policy in policies.items():
+        if name != comparison.baseline and policy["speedup_ci95"]:
+            low, high = policy["speedup_ci95"]
+            verdict = "the policy does not matter here" if low <= 1 <= high else "more than noise"
+            lines.append(f"{name}: {_gain(policy)} against {comparison.baseline}: {verdict}.")
+        for reason, number in policy["failures"].items():
+            lines.append(f"{name}: {number} calls failed: {reason}")
+    tools = sum(len(workflow.tools) for workflow in comparison.workflows)
+    if unknown := unknown_tools(comparison.workflows):
+        lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")
+    return lines
+
+
+def _gain(row: dict[str, Any]) -> str:
+    if row["speedup"] is None:
+        return "-"
+    low, high = row["speedup_ci95"] or (None, None)
+    return f"{row['speedup']:.2f}x" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
+
+
+def _number(value: float | None, scale: float = 1) -> str:
+    if value is None:
+        return "-"
+    return f"{value * scale:,.0f}" if abs(value * scale) >= 1000 else f"{value * scale:.3g}"
+
+
+def _pair(values: dict[str, float | None], scale: float) -> str:
+    return f"{_number(values['mean'], scale)} / {_number(values['p99'], scale)}"
+
+
+def _percentiles(values: dict[str, float | None]) -> str:
+    return " / ".join(_number(values[name]) for name in ("p50", "p95", "p99"))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

@@ -1,0 +1,71 @@
+"""A run's result as files: written whole or not at all, never over another result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sim.compare import Comparison
+from sim.errors import RunError
+
+
+def check_free(output: Path | None) -> None:
+    """Raise RunError where `write` would find a result, or no folder to write to."""
+    if output is None:
+        return
+    if output.is_dir() and any(output.iterdir()):
+        raise RunError(f"{output}: there is something in it already; name another folder")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be made ({error.strerror}); name another folder") from error
+
+
+def write(comparison: Comparison, output: Path) -> None:
+    """``result.json``, ``calls.jsonl``, ``sessions.jsonl`` (a header, then a row each) and ``speedup.svg``."""
+    provenance = comparison.provenance()
+    runs = comparison.runs.items()
+    calls = ({"policy": name, **asdict(record)} for name, run in runs for record in run.records)
+    sessions = ({"policy": name, **asdict(session)} for name, run in runs for session in run.sessions)
+    try:
+        _write(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))
+        _write(output / "sessions.jsonl", _lines({"records": "sessions", **provenance}, sessions))
+        _write(output / "speedup.svg", _figure(comparison))
+        _write(output / "result.json", json.dumps(comparison.to_json(), indent=2) + "\n")
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written ({error.strerror})") from error
+
+
+def _lines(header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in (header, *rows))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.rename(path)
+
+
+def _figure(comparison: Comparison) -> str:
+    """The SVG's text; without date and with fixed ids, so that the same result gives the same bytes."""
+    from io import StringIO
+
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    from sim.plots import speedup_by_framework
+
+    result = comparison.to_json()
+    rows = {name: policy["by_framework"] for name, policy in result["policies"].items()}
+    bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
+    figure = Figure(figsize=(7, 1.6 + 0.36 * bars), layout="constrained")
+    axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline)
+    axes.set_title(f"{comparison.load}, {comparison.profile.name}", loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    text = StringIO()
+    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

@@ -1,0 +1,161 @@
+"""The laws of the design, over drawn workflows and engines."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import POLICIES, policies, profile, profiles, roomy, workflows
+
+from sim.bounds import Bound, alone_s, span_s
+from sim.engine import SimulatedServer, simulate
+from sim.latency import StepTime
+from sim.load import Alone, ConcurrentSessions, SessionRate
+from sim.policies import parse_policy
+from sim.scheduler import Request, Scheduler
+from sim.workflow import Call, Segment, Tape, Workflow
+
+loads = st.sampled_from([Alone(), ConcurrentSessions(1), ConcurrentSessions(3), SessionRate(2.0), SessionRate(100.0)])
+crowds = st.integers(1, 5).flatmap(lambda n: st.tuples(*(workflows(name=f"w{i}") for i in range(n))))
+laws = settings(max_examples=150, deadline=None)
+
+
+@laws
+@given(crowds, policies, profiles(), loads)
+def test_1_every_call_sent_is_finished_or_failed_and_no_workflow_disappears(crowd, policy, engine, load):
+    result = simulate(crowd, policy, engine, load, seed=1)
+    assert {record.status for record in result.records} <= {"finished", "failed"}
+    assert sorted(session.workflow_id for session in result.sessions) == sorted(w.id for w in crowd)
+    sent = {(record.workflow_id, record.call_id) for record in result.records}
+    assert len(sent) == len(result.records)
+    for session in result.sessions:
+        mine = [record for record in result.records if record.workflow_id == session.workflow_id]
+        calls = {w.id: w.calls for w in crowd}[session.workflow_id]
+        assert session.num_calls == len(mine)
+        if session.status == "finished":
+            assert len(mine) == len(calls)
+            assert all(record.status == "finished" for record in mine)
+        else:
+            assert any(record.reason for record in mine)
+
+
+@laws
+@given(crowds, policies, profiles(), loads)
+def test_2_time_runs_forward_and_no_call_starts_before_its_parents_have_finished(crowd, policy, engine, load):
+    result = simulate(crowd, policy, engine, load, seed=1)
+    tapes = {workflow.id: workflow for workflow in crowd}
+    arrived = {session.workflow_id: session.arrived_s for session in result.sessions}
+    ended = {(record.workflow_id, record.call_id): record.finished_s for record in result.records}
+    for record in result.records:
+        workflow = tapes[record.workflow_id]
+        assert record.sent_s >= arrived[record.workflow_id]
+        for parent in workflow.parents[record.call_id]:
+            if parent in workflow.tape.output_tokens:
+                assert ended[record.workflow_id, parent] <= record.sent_s
+        if record.status == "finished":
+            assert record.sent_s <= record.scheduled_s < record.first_token_s <= record.finished_s
+            assert record.num_output_tokens == workflow.tape.output_tokens[record.call_id]
+
+
+def drawn_requests(draw_lengths):
+    """Requests with shared beginnings: (shared, own, output) tokens each."""
+    return [
+        Request((Segment("shared", shared), Segment(f"own-{i}", own)), Segment(f"answer-{i}", output))
+        for i, (shared, own, output) in enumerate(draw_lengths)
+    ]
+
+
+lengths = st.lists(st.tuples(st.sampled_from([8, 40]), st.integers(1, 60), st.integers(1, 30)), max_size=12)
+
+
+@laws
+@given(lengths, profiles(min_blocks=6))
+def test_3_blocks_are_free_or_held_after_every_step_and_no_step_is_idle(drawn, engine):
+    scheduler = Scheduler(engine.engine)
+    requests = [request for request in drawn_requests(drawn) if scheduler.refusal(request) is None]
+    for request in requests:
+        scheduler.add(request)
+    left = set(requests)
+    while left:
+        batch = scheduler.schedule()
+        assert batch.rows
+        assert sum(num_new for _, num_new, _ in batch.rows) <= engine.engine.max_num_batched_tokens
+        assert len(batch.rows) <= len(scheduler.running) <= engine.engine.max_num_seqs
+        left -= set(scheduler.update(batch)[1])
+        held = {block for request in scheduler.running for block in request.blocks}
+        assert scheduler.pool.num_free_blocks + len(held) == scheduler.pool.num_usable_blocks
+    assert scheduler.pool.num_free_blocks == scheduler.pool.num_usable_blocks
+
+
+@laws
+@given(crowds, policies, profiles())
+def test_3_the_gpu_is_busy_exactly_while_a_call_is_under_way(crowd, policy, engine):
+    result = simulate(crowd, policy, engine, ConcurrentSessions(2), seed=1)
+    under_way = sorted((r.sent_s, r.finished_s) for r in result.records if r.status == "finished")
+    covered = end = 0.0
+    for sent, finished in under_way:
+        covered += max(0.0, finished - max(sent, end))
+        end = max(end, finished)
+    assert result.engine.busy_s == pytest.approx(covered, rel=1e-9, abs=1e-9)
+
+
+sums = st.tuples(*[st.integers(0, 5000)] * 4)
+
+
+@laws
+@given(profiles(), sums, sums)
+def test_4_a_step_takes_time_and_no_less_for_more_work(engine, one, more):
+    step = engine.step_time
+    assert 0 < step(*one) <= step(*(a + b for a, b in zip(one, more, strict=True)))
+
+
+@settings(max_examples=400, deadline=None)
+@given(workflows(), profiles(), st.sampled_from(POLICIES))
+def test_5_no_policy_gains_more_over_sequential_than_work_over_span(workflow, engine, name):
+    one = simulate([workflow], parse_policy("sequential"), engine, Alone(), 0).sessions[0]
+    other = simulate([workflow], parse_policy(name), engine, Alone(), 0).sessions[0]
+    if one.status == "finished":
+        bound = Bound(one.latency_s, span_s(workflow, engine))
+        assert one.latency_s / other.latency_s <= bound.speedup * (1 + 1e-9)
+        assert bound.speedup >= 1 - 1e-9
+
+
+@laws
+@given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 4096), profiles())
+def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, budget, drawn):
+    engine = profile(roomy(max_num_batched_tokens=budget), drawn.step_time)
+    call = Call("only", "agent", (Segment("prompt", prompt),), "answer")
+    workflow = Workflow("w", "drawn", "task", (call,), (), Tape({"only": output}, {}))
+    result = simulate([workflow], parse_policy("async"), engine, Alone(), 0)
+    assert result.makespan_s == pytest.approx(alone_s(engine, prompt, 0, output), rel=1e-9)
+    assert result.engine.num_steps == -(-prompt // budget) + output - 1
+
+
+def test_6_by_hand_two_chunks_and_two_decodes():
+    step = StepTime(const_s=1.0, prefill_token_s=0.1, decode_seq_s=0.01, kv_token_s=0.001, attention_pair_s=0.0001)
+    engine = profile(roomy(max_num_batched_tokens=6), step)
+    chunks = (1 + 0.6 + 6 * 0.001 + 21 * 0.0001) + (1 + 0.4 + 10 * 0.001 + (4 * 6 + 10) * 0.0001)
+    decodes = 2 * (1 + 0.01) + (11 + 12) * 0.001
+    assert alone_s(engine, 10, 0, 3) == pytest.approx(chunks + decodes)
+
+
+@laws
+@given(crowds, policies, profiles(), loads)
+def test_7_the_same_inputs_give_the_same_result(crowd, policy, engine, load):
+    assert simulate(crowd, policy, engine, load, 3) == simulate(crowd, policy, engine, load, 3)
+
+
+@laws
+@given(crowds, profiles(), st.sampled_from([Alone(), SessionRate(2.0)]), st.integers(0, 5))
+def test_12_every_policy_meets_the_same_arrivals(crowd, engine, load, seed):
+    results = [simulate(crowd, parse_policy(name), engine, load, seed) for name in POLICIES]
+    arrivals = [[(s.session, s.workflow_id, s.arrived_s) for s in result.sessions] for result in results]
+    assert all(arrival == arrivals[0] for arrival in arrivals)
+
+
+def test_a_server_is_only_woken_by_work():
+    import simpy
+
+    env = simpy.Environment()
+    server = SimulatedServer(env, profile(), lambda sent: None)
+    env.run()
+    assert env.now == 0
+    assert server.stats.num_steps == 0

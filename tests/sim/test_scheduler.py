@@ -1,0 +1,159 @@
+"""vLLM's rules, each by hand on a tiny engine."""
+
+import pytest
+from strategies import roomy
+
+from sim.kv import BlockPool, Prefixes
+from sim.scheduler import Request, Scheduler
+from sim.workflow import Segment
+
+
+def request(name, tokens, output=1, shared=0):
+    prompt = (Segment("shared", shared),) if shared else ()
+    return Request((*prompt, Segment(name, tokens)), Segment(f"answer-{name}", output))
+
+
+def scheduler(**settings):
+    return Scheduler(roomy(**settings))
+
+
+def steps(engine, count=None):
+    """Run until idle or so many steps: per step {first segment of the own prompt: tokens}."""
+    seen = []
+    while (engine.waiting or engine.running) and (count is None or len(seen) < count):
+        batch = engine.schedule()
+        seen.append({r.prompt[-1].segment_id: n for r, n, _ in batch.rows})
+        engine.update(batch)
+    return seen
+
+
+def test_a_long_prompt_is_prefilled_in_chunks_of_the_budget_and_decodes_come_first():
+    engine = scheduler(max_num_batched_tokens=10)
+    engine.add(request("a", 4, output=3))
+    engine.add(request("b", 20))
+    assert steps(engine) == [{"a": 4, "b": 6}, {"a": 1, "b": 9}, {"a": 1, "b": 5}]
+
+
+def test_no_more_requests_run_than_there_are_slots():
+    engine = scheduler(max_num_seqs=2)
+    for name in "abc":
+        engine.add(request(name, 5, output=2))
+    assert steps(engine) == [{"a": 5, "b": 5}, {"a": 1, "b": 1}, {"c": 5}, {"c": 1}]
+
+
+def test_a_head_of_queue_that_does_not_fit_stops_those_behind_it():
+    engine = scheduler(num_gpu_blocks=5, block_size=4)
+    for name, tokens in (("a", 8), ("b", 12), ("c", 4)):
+        engine.add(request(name, tokens, output=2))
+    assert steps(engine, 1) == [{"a": 8}]
+
+
+def test_full_sequence_reservation_wants_blocks_for_the_whole_prompt():
+    for reserve, first in ((True, {"a": 4}), (False, {"a": 4, "b": 4})):
+        engine = scheduler(num_gpu_blocks=4, block_size=4, max_num_batched_tokens=8, scheduler_reserve_full_isl=reserve)
+        engine.add(request("a", 4, output=2))
+        engine.add(request("b", 12))
+        assert steps(engine, 1) == [first]
+
+
+def test_the_youngest_is_preempted_recomputed_and_nobody_is_admitted_in_that_step():
+    engine = scheduler(num_gpu_blocks=5, block_size=4, enable_prefix_caching=False)
+    old, young, late = request("a", 7, output=6), request("b", 8, output=6), request("c", 1)
+    for one in (old, young, late):
+        engine.add(one)
+    # a needs a third block when its 9th token is computed, in the third step; b's blocks are the only ones.
+    seen = steps(engine, 4)
+    assert seen[:2] == [{"a": 7, "b": 8}, {"a": 1}]
+    assert young.num_preemptions == 1
+    assert old.num_preemptions == 0
+    assert list(engine.waiting)[0] is young
+    assert steps(engine)[-1]
+    assert (old.num_output_tokens, young.num_output_tokens, late.num_output_tokens) == (6, 6, 1)
+
+
+def test_a_later_request_of_the_same_step_hits_blocks_that_are_not_computed_yet():
+    engine = scheduler(block_size=4)
+    engine.add(request("a", 3, shared=8))
+    engine.add(request("b", 3, shared=8))
+    assert steps(engine) == [{"a": 11, "b": 3}]
+
+
+def test_the_last_token_of_a_full_hit_is_computed_again_with_its_block():
+    engine = scheduler(block_size=4)
+    engine.add(request("a", 8))
+    steps(engine)
+    engine.add(request("a", 8))
+    assert steps(engine) == [{"a": 4}]
+
+
+def test_an_answer_is_cached_except_for_its_last_token():
+    engine = scheduler(block_size=4)
+    engine.add(request("a", 4, output=4))
+    steps(engine)
+    again = Request((Segment("a", 4), Segment("answer-a", 4), Segment("more", 4)), Segment("x", 1))
+    engine.add(again)
+    steps(engine)
+    assert again.num_cached_tokens == 4
+    engine = scheduler(block_size=4)
+    engine.add(request("a", 4, output=5))
+    steps(engine)
+    again = Request((Segment("a", 4), Segment("answer-a", 5), Segment("more", 4)), Segment("x", 1))
+    engine.add(again)
+    steps(engine)
+    assert again.num_cached_tokens == 8
+
+
+def test_the_least_recently_freed_block_loses_its_content_first():
+    engine = scheduler(num_gpu_blocks=5, block_size=4)
+    for name in "ab":
+        engine.add(request(name, 8))
+        steps(engine)
+    engine.add(request("c", 8))
+    steps(engine)
+    for name, cached in (("b", 4), ("a", 0)):
+        again = request(name, 8)
+        engine.add(again)
+        steps(engine, 1)
+        assert again.num_cached_tokens == cached
+        steps(engine)
+
+
+def test_blocks_without_content_are_reused_first_since_0_26():
+    for version, hit in (("0.32.0", 4), ("0.19.0", 0)):
+        engine = scheduler(num_gpu_blocks=4, block_size=4, vllm_version=version)
+        engine.add(request("a", 6))
+        steps(engine)
+        # Free now: two blocks never used, then a's second (no content), then its first (cached).
+        engine.add(request("b", 3))
+        steps(engine)
+        engine.add(request("c", 7))
+        steps(engine)
+        again = request("a", 6)
+        engine.add(again)
+        steps(engine)
+        assert again.num_cached_tokens == hit
+
+
+def test_what_never_fits_is_refused_with_a_reason():
+    engine = scheduler(num_gpu_blocks=4, block_size=4, max_model_len=20)
+    assert "max_model_len is 20" in engine.refusal(request("a", 18, output=3))
+    assert "the pool has 3" in engine.refusal(request("a", 12, output=2))
+    assert engine.refusal(request("a", 12, output=1)) is None
+
+
+@pytest.mark.parametrize("other", [(Segment("a", 5), Segment("b", 8)), (Segment("a", 4), Segment("c", 8))])
+def test_prefixes_agree_exactly_as_far_as_their_segments(other):
+    prefixes = Prefixes(4)
+    one = prefixes.keys((Segment("a", 4), Segment("b", 8)))
+    assert len(one) == 3
+    assert prefixes.keys((Segment("a", 4), Segment("b", 8))) == one
+    shared = [a for a, b in zip(one, prefixes.keys(other), strict=True) if a == b]
+    assert len(shared) == (other[0].num_tokens == 4)
+
+
+def test_freeing_twice_is_our_own_mistake():
+    pool = BlockPool(4)
+    blocks = pool.take(2)
+    pool.free(blocks)
+    with pytest.raises(AssertionError):
+        pool.free(blocks)

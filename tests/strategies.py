@@ -1,0 +1,90 @@
+"""Drawn workflows and engines for the laws."""
+
+from hypothesis import strategies as st
+
+from sim.latency import EngineSettings, Profile, StepTime
+from sim.policies import parse_policy
+from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
+
+POLICIES = ("sequential", "level_barrier", "async", "async:max_parallel=2")
+
+
+@st.composite
+def workflows(draw, name="w", max_nodes=8):
+    """A graph of calls and tools whose prompts share segments and contain earlier answers."""
+    size = draw(st.integers(1, max_nodes))
+    is_tool = [False, *(draw(st.booleans()) and draw(st.booleans()) for _ in range(size - 1))]
+    outputs = {f"n{i}": draw(st.integers(1, 40)) for i in range(size) if not is_tool[i]}
+    nodes, edges, durations = [], [], {}
+    for i in range(size):
+        parents = draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else set()
+        edges += [Edge(f"n{parent}", f"n{i}", "visible") for parent in sorted(parents)]
+        if is_tool[i]:
+            nodes.append(Tool(f"n{i}", "tool"))
+            durations[f"n{i}"] = draw(st.none() | st.floats(0, 2))
+            continue
+        lengths = draw(st.lists(st.integers(1, 60), min_size=1, max_size=4))
+        prompt = [Segment(f"shared-{tokens}", tokens) for tokens in lengths]
+        prompt += [Segment(f"answer-n{p}", outputs[f"n{p}"]) for p in sorted(parents) if f"n{p}" in outputs]
+        nodes.append(Call(f"n{i}", f"agent-{i % 2}", tuple(prompt), f"answer-n{i}"))
+    return Workflow(name, "drawn", "task", tuple(nodes), tuple(edges), Tape(outputs, durations))
+
+
+seconds = st.floats(0, 1e-2, allow_nan=False)
+
+
+@st.composite
+def profiles(draw, min_blocks=2):
+    """A small engine, so that budget, slots and blocks all bind."""
+    settings = EngineSettings(
+        vllm_version=draw(st.sampled_from(["0.19.0", "0.32.0"])),
+        max_num_seqs=draw(st.integers(1, 4)),
+        max_num_batched_tokens=draw(st.integers(1, 200)),
+        max_model_len=100_000,
+        num_gpu_blocks=draw(st.integers(min_blocks, min_blocks + 60)),
+        block_size=draw(st.sampled_from([4, 16])),
+        enable_prefix_caching=draw(st.booleans()),
+        scheduler_reserve_full_isl=draw(st.booleans()),
+    )
+    return profile(
+        settings,
+        StepTime(
+            const_s=draw(st.floats(1e-4, 1e-2)),
+            prefill_token_s=draw(seconds),
+            decode_seq_s=draw(seconds),
+            kv_token_s=draw(seconds),
+            attention_pair_s=draw(seconds),
+        ),
+    )
+
+
+def profile(settings=None, step_time=None):
+    """A profile with nothing measured about it."""
+    return Profile(
+        name="drawn",
+        hardware="none",
+        model="none",
+        source="drawn",
+        method="drawn",
+        accuracy={},
+        engine=settings or roomy(),
+        step_time=step_time
+        or StepTime(const_s=0.01, prefill_token_s=1e-4, decode_seq_s=1e-4, kv_token_s=1e-7, attention_pair_s=1e-9),
+    )
+
+
+def roomy(**changes):
+    """Engine settings under which nothing binds."""
+    return EngineSettings(
+        **{
+            "vllm_version": "0.32.0",
+            "max_num_seqs": 256,
+            "max_num_batched_tokens": 8192,
+            "max_model_len": 100_000,
+            "num_gpu_blocks": 100_000,
+            **changes,
+        }
+    )
+
+
+policies = st.sampled_from(POLICIES).map(parse_policy)
