@@ -32,7 +32,9 @@ def span_s(workflow: Workflow, profile: Profile) -> float:
     seconds = {tool: duration or 0.0 for tool, duration in workflow.tape.tool_s.items()}
     cached = reusable_tokens(workflow, profile)
     for call in workflow.calls:
-        seconds[call.id] = _best_s(profile, call.num_prompt_tokens, cached[call.id], workflow.tape.output_tokens[call.id])
+        seconds[call.id] = _best_s(
+            profile, call.num_prompt_tokens, cached[call.id], workflow.tape.output_tokens[call.id]
+        )
     return workflow.span(seconds)
 
 

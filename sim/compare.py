@@ -15,7 +15,7 @@ from sim.errors import BoundError, PolicyError, RunError
 from sim.latency import Profile
 from sim.load import Alone, Load, generator
 from sim.metrics import speedup, summary
-from sim.policies import parse_policy
+from sim.policies import Policy, parse_policy
 from sim.policies.sequential import Sequential
 from sim.record import RunResult
 from sim.traces import jsonl
@@ -30,10 +30,11 @@ class Comparison:
     """Runs of the same workflows, arrivals and seed under several policies, by the name the user gave."""
 
     workflows: Sequence[Workflow]
+    policies: Mapping[str, Policy]
+    baseline: str
     profile: Profile
     load: Load
     seed: int
-    baseline: str
     runs: Mapping[str, RunResult]
     bounds: Mapping[str, Bound]
 
@@ -77,7 +78,7 @@ class Comparison:
 
     def check_bound(self) -> None:
         """Law: alone on the server, no workflow gains more over `sequential` than work / span."""
-        if not isinstance(self.load, Alone) or parse_policy(self.baseline) != Sequential():
+        if not isinstance(self.load, Alone) or self.policies[self.baseline] != Sequential():
             return
         for name in self.runs:
             for workflow, (base, other) in self.pairs(name).items():
@@ -90,7 +91,7 @@ class Comparison:
 
     def _policy(self, name: str) -> dict[str, Any]:
         return {
-            "policy": str(parse_policy(name)),
+            "policy": str(self.policies[name]),
             **self.gain(name),
             **summary(self.runs[name]),
             "by_framework": {framework: self.gain(name, framework) for framework in self.frameworks()},
@@ -113,17 +114,35 @@ class Comparison:
         }
 
 
+def line_up(names: Sequence[str], baseline: str | None) -> tuple[dict[str, Policy], str]:
+    """The policies to run by the names given, and which of them is the baseline.
+
+    Without ``baseline`` it is `sequential` if named, else the first. Raises PolicyError.
+    """
+    policies = {name: parse_policy(name) for name in names}
+    if len(policies) < len(names) or len(set(policies.values())) < len(policies):
+        raise PolicyError(f"policies {', '.join(names)}: the same one twice; name each once")
+    wanted = parse_policy(baseline) if baseline is not None else Sequential()
+    named = next((name for name, policy in policies.items() if policy == wanted), None)
+    if named is None and baseline is not None:
+        return {baseline: wanted, **policies}, baseline
+    return policies, named or names[0]
+
+
 def compare(
-    workflows: Sequence[Workflow], names: Sequence[str], baseline: str | None, profile: Profile, load: Load, seed: int
+    workflows: Sequence[Workflow],
+    policies: Mapping[str, Policy],
+    baseline: str,
+    profile: Profile,
+    load: Load,
+    seed: int,
 ) -> Comparison:
     """Run every policy on the same workflows and arrivals.
 
-    Without ``baseline`` it is `sequential` if named, else the first. Raises PolicyError for unknown names,
-    BoundError where a result cannot be true.
+    Raises RunError where nothing can run on the engine, BoundError where a result cannot be true.
     """
-    baseline, names = _with_baseline(names, baseline)
-    runs = {name: simulate(workflows, parse_policy(name), profile, load, seed) for name in names}
-    done = (runs[name] for name in names if isinstance(load, Alone) and parse_policy(name) == Sequential())
+    runs = {name: simulate(workflows, policy, profile, load, seed) for name, policy in policies.items()}
+    done = (runs[name] for name, policy in policies.items() if isinstance(load, Alone) and policy == Sequential())
     alone = next(done, None) or simulate(workflows, Sequential(), profile, Alone(), seed)
     works = _latencies(alone)
     if not works:
@@ -134,7 +153,7 @@ def compare(
         for workflow in workflows
         if workflow.id in works
     }
-    comparison = Comparison(workflows, profile, load, seed, baseline, runs, bounds)
+    comparison = Comparison(workflows, policies, baseline, profile, load, seed, runs, bounds)
     comparison.check_bound()
     return comparison
 
@@ -147,16 +166,6 @@ def digest(workflows: Sequence[Workflow]) -> str:
 def unknown_tools(workflows: Sequence[Workflow]) -> int:
     """Tools whose duration nobody recorded."""
     return sum(seconds is None for workflow in workflows for seconds in workflow.tape.tool_s.values())
-
-
-def _with_baseline(names: Sequence[str], baseline: str | None) -> tuple[str, list[str]]:
-    known = {name: parse_policy(name) for name in names}
-    if len(known) < len(names) or len(set(known.values())) < len(known):
-        raise PolicyError(f"policies {', '.join(names)}: the same one twice; name each once")
-    if baseline is None:
-        return next((name for name, policy in known.items() if policy == Sequential()), names[0]), list(names)
-    same = next((name for name, policy in known.items() if policy == parse_policy(baseline)), None)
-    return (same, list(names)) if same else (baseline, [baseline, *names])
 
 
 def _latencies(result: RunResult) -> dict[str, float]:

@@ -41,5 +41,6 @@ class BoundError(Exception):
 def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` or, where nothing is near, ``; known: a, b``."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
+    starts = [name for name in names if word and name.startswith(word)]
+    close = starts or difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -8,7 +8,7 @@ import click
 
 from sim.commands.common import read_traces
 from sim.commands.run import DEFAULT_PROFILE, PROTOTYPE
-from sim.compare import Comparison, compare
+from sim.compare import Comparison, compare, line_up
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions
 from sim.report import print_comparison
@@ -29,7 +29,8 @@ def command(output: Path | None) -> None:
         f"Engine: {profile.model} on {profile.hardware}, vLLM {profile.engine.vllm_version}, fitted to a real run"
     )
     comparisons = [
-        compare(workflows, PROTOTYPE, None, profile, load, seed=0) for load in (Alone(), ConcurrentSessions(_SESSIONS))
+        compare(workflows, *line_up(PROTOTYPE, None), profile, load, seed=0)
+        for load in (Alone(), ConcurrentSessions(_SESSIONS))
     ]
     for comparison in comparisons:
         print_comparison(comparison)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from sim.commands.common import hidden_calls_option, read_traces, traces_argument
-from sim.compare import compare
+from sim.compare import compare, line_up
 from sim.errors import RunError
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions, Load, SessionRate
@@ -64,11 +64,12 @@ def command(
     names = list(dict.fromkeys([*policies, *(PROTOTYPE if compare_all else ())]))
     if not names:
         raise RunError("no policy; give --policy NAME (several times, if you like) or --compare")
+    lineup, base = line_up(names, baseline)
     load = _load(session_rate, concurrent_sessions)
     check_free(output)
     settings = load_profile(profile)
     workflows = read_traces(traces, hidden_calls)
-    comparison = compare(workflows, names, baseline, settings, load, seed)
+    comparison = compare(workflows, lineup, base, settings, load, seed)
     if output:
         write(comparison, output)
         click.echo(f"wrote {output}/", err=True)

@@ -66,7 +66,7 @@ def test_the_youngest_is_preempted_recomputed_and_nobody_is_admitted_in_that_ste
     assert seen[:2] == [{"a": 7, "b": 8}, {"a": 1}]
     assert young.num_preemptions == 1
     assert old.num_preemptions == 0
-    assert list(engine.waiting)[0] is young
+    assert engine.waiting[0] is young
     assert steps(engine)[-1]
     assert (old.num_output_tokens, young.num_output_tokens, late.num_output_tokens) == (6, 6, 1)
 

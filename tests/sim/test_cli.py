@@ -1,0 +1,195 @@
+"""The command line as a user meets it, in its own process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+WORKFLOW = {
+    "id": "w",
+    "framework": "Test",
+    "task": "t",
+    "nodes": [
+        {"call": "a", "agent": "x", "prompt": [["s", 50]], "answer": "A", "output_tokens": 20},
+        {"call": "b", "agent": "x", "prompt": [["s", 50], ["A", 20]], "answer": "B", "output_tokens": 20},
+        {"call": "c", "agent": "y", "prompt": [["s", 50], ["A", 20]], "answer": "C", "output_tokens": 20},
+    ],
+    "edges": [["a", "b", "visible"], ["a", "c", "visible"]],
+}
+HEADER = {"format": "workspan-workflows", "version": 1, "origin": "test"}
+
+
+def workspan(*arguments, **environment):
+    command = [sys.executable, "-m", "sim", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def jsonl(path, *workflows, header=HEADER):
+    path.write_text("".join(json.dumps(row) + "\n" for row in (header, *workflows)))
+    return path
+
+
+@pytest.fixture
+def traces(tmp_path):
+    return jsonl(tmp_path / "traces.jsonl", WORKFLOW, {**WORKFLOW, "id": "v", "framework": "Other"})
+
+
+def test_json_has_the_promised_form(traces):
+    done = workspan("run", traces, "--policy", "sequential", "--policy", "parallel", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["baseline"] == "sequential"
+    other = result["policies"]["parallel"]
+    assert other["policy"] == "async"
+    assert 1 < other["speedup"] <= other["bound"] < 1.5
+    assert {"mean", "p50", "p95", "p99"} <= set(other["session_latency_s"])
+    assert other["calls"] == {"finished": 6}
+    assert other["sessions"] == {"finished": 2}
+    assert result["policies"]["sequential"]["speedup"] == 1
+    assert {"profile_digest", "workflows_digest", "load", "seed", "engine"} <= set(result["provenance"])
+
+
+def test_7_the_same_inputs_give_the_same_bytes_in_every_process(traces, tmp_path):
+    outputs = []
+    for number in "12":
+        folder = tmp_path / number
+        done = workspan("run", traces, "--compare", "--session-rate", 3, "-o", folder, "--json", PYTHONHASHSEED=number)
+        assert done.returncode == 0, done.stderr
+        outputs.append([done.stdout, *(path.read_bytes() for path in sorted(folder.iterdir()))])
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0]) == 5
+
+
+def test_a_result_is_never_written_over_another(traces, tmp_path):
+    folder = tmp_path / "out"
+    assert workspan("run", traces, "--compare", "-o", folder).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {path.name for path in before} == {"calls.jsonl", "sessions.jsonl", "result.json", "speedup.svg"}
+    done = workspan("run", traces, "--compare", "-o", folder)
+    assert done.returncode == 2
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_calls_that_can_never_run_are_failed_with_their_reason(tmp_path):
+    big = {**WORKFLOW["nodes"][0], "prompt": [["long", 10_000_000]]}
+    path = jsonl(tmp_path / "t.jsonl", WORKFLOW, {**WORKFLOW, "id": "big", "nodes": [big], "edges": []})
+    done = workspan("run", path, "--policy", "async", "--concurrent-sessions", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    policy = json.loads(done.stdout)["policies"]["async"]
+    assert policy["calls"] == {"failed": 1, "finished": 3}
+    assert policy["sessions"] == {"failed": 1, "finished": 1}
+    assert "max_model_len" in next(iter(policy["failures"]))
+
+
+def test_a_bad_line_is_reported_and_the_rest_is_read(tmp_path):
+    path = jsonl(tmp_path / "t.jsonl", WORKFLOW, {"id": "broken"}, {**WORKFLOW, "id": "v"})
+    done = workspan("run", path, "--policy", "async")
+    assert done.returncode == 0
+    assert "line 3" in done.stderr
+    assert "2 workflows" in done.stderr
+
+
+def test_import_writes_our_own_form_and_reads_it_back(traces, tmp_path):
+    new = tmp_path / "new.jsonl"
+    assert workspan("traces", "import", traces, "-o", new).returncode == 0
+    assert new.read_text().splitlines()[1:] != []
+    again = tmp_path / "again.jsonl"
+    assert workspan("traces", "import", new, "-o", again).returncode == 0
+    assert again.read_text().splitlines()[1:] == new.read_text().splitlines()[1:]
+    done = workspan("traces", "import", traces, "-o", new)
+    assert done.returncode == 2
+    assert "exists" in done.stderr
+
+
+def test_show_draws_the_graph_and_marks_the_critical_path(traces):
+    done = workspan("traces", "show", "w", traces)
+    assert done.returncode == 0
+    assert "work 3 calls, span 2" in done.stdout
+    assert "a (visible)" in done.stdout
+
+
+def write(name, content):
+    def make(folder):
+        path = folder / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return make
+
+
+def cyclic(folder):
+    return jsonl(folder / "cycle.jsonl", {**WORKFLOW, "edges": [["b", "c", "visible"], ["c", "b", "visible"]]})
+
+
+BAD_FILES = {
+    "broken JSON": (write("broken.json", '{"trajectory": ['), "broken JSON"),
+    "a broken line": (write("b.jsonl", json.dumps(HEADER) + '\n{"id": '), "line 2: broken JSON"),
+    "cycle": (cyclic, "cycle"),
+    "empty file": (write("empty.jsonl", ""), "empty"),
+    "binary file": (write("binary.bin", bytes(range(256))), "UTF-8"),
+    "damaged gzip": (write("x.gz", b"\x1f\x8b\x08broken"), "gzip"),
+    "no such file": (lambda folder: folder / "missing.json", "No such file"),
+    "empty folder": (lambda folder: folder, "no trace file"),
+    "foreign format": (write("x.json", '{"a": 1}'), "no format"),
+    "newer version": (lambda folder: jsonl(folder / "n.jsonl", WORKFLOW, header={**HEADER, "version": 9}), "version 9"),
+    "only a header": (lambda folder: jsonl(folder / "h.jsonl"), "no workflow"),
+}
+
+
+@pytest.mark.parametrize(("make", "problem"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_bad_file_is_one_line_and_exit_2(make, problem, tmp_path):
+    path = make(tmp_path)
+    done = workspan("run", path, "--compare")
+    assert_one_line(done, problem)
+    assert str(path) in done.stderr
+
+
+BAD_ARGUMENTS = {
+    "no policy": ((), "--policy"),
+    "unknown policy": (("--policy", "asinc"), "did you mean 'async'"),
+    "unknown parameter": (("--policy", "async:n=3"), "no parameter 'n'"),
+    "the same policy twice": (("--policy", "async", "--policy", "parallel"), "twice"),
+    "unknown profile": (("--compare", "--profile", "rtx4090"), "did you mean"),
+    "missing profile file": (("--compare", "--profile", "none.yaml"), "none.yaml"),
+    "negative rate": (("--compare", "--session-rate", "-1"), "more than 0"),
+    "rate that is no number": (("--compare", "--session-rate", "nan"), "more than 0"),
+    "no sessions": (("--compare", "--concurrent-sessions", "0"), "1 or more"),
+    "two loads": (("--compare", "--session-rate", "1", "--concurrent-sessions", "2"), "one of them"),
+    "unknown option": (("--polcy", "async"), "--polic"),
+    "negative seed": (("--compare", "--seed", "-1"), "seed"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "problem"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_a_bad_argument_is_one_line_and_exit_2(arguments, problem, traces):
+    assert_one_line(workspan("run", traces, *arguments), problem)
+
+
+def assert_one_line(done, problem):
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert problem in lines[0]
+
+
+def test_a_speedup_above_work_over_span_is_reported_as_a_bug(traces, monkeypatch, capsys):
+    import sim.compare
+    from sim import cli
+
+    monkeypatch.setattr(sim.compare, "span_s", lambda workflow, profile: 1e9)
+    monkeypatch.setattr(sys, "argv", ["workspan", "run", str(traces), "--compare"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("bug: ")
+
+
+def test_help_loads_neither_scipy_nor_matplotlib():
+    code = "import sys; from click.testing import CliRunner; from sim.cli import workspan;"
+    code += "assert CliRunner().invoke(workspan, ['--help']).exit_code == 0;"
+    code += "print([name for name in ('scipy', 'matplotlib') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
