@@ -77,12 +77,12 @@ class SimulatedServer:
 
     def _begin(self, batch: Batch) -> float:
         assert batch.rows, "requests wait and none can be scheduled"
-        for request, _, _ in batch.rows:
-            sent = self._sent[request]
+        for row in batch.rows:
+            sent = self._sent[row.request]
             if sent.scheduled_s is None:
                 sent.scheduled_s = self._env.now
         seconds = self._step_time(batch.prefill_tokens, batch.decode_seqs, batch.kv_tokens, batch.attention_pairs)
-        tokens = sum(num_new for _, num_new, _ in batch.rows)
+        tokens = sum(row.num_new for row in batch.rows)
         self.stats += EngineStats(1, seconds, len(batch.rows), tokens, len(batch.preempted))
         return seconds
 

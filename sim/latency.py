@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -48,7 +48,10 @@ class StepTime(_Strict):
 
 
 class EngineSettings(_Strict):
-    """vLLM's settings under vLLM's names. ``num_gpu_blocks`` includes the null block, as vLLM's does."""
+    """vLLM's settings under vLLM's names. ``num_gpu_blocks`` includes the null block, as vLLM's does.
+
+    ``watermark`` is the share of the blocks that admission leaves free while something runs.
+    """
 
     vllm_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     max_num_seqs: Count
@@ -57,12 +60,25 @@ class EngineSettings(_Strict):
     num_gpu_blocks: Annotated[int, Field(ge=2)]
     block_size: Count = 16
     enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    async_scheduling: bool = False
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scheduler_reserve_full_isl: bool = True
 
     @property
     def frees_unhashed_first(self) -> bool:
         """Whether this version reuses blocks without cached content first (0.20.2 did not, 0.26.0 does)."""
-        return tuple(map(int, self.vllm_version.split("."))) >= (0, 26, 0)
+        return self._version() >= (0, 26, 0)
+
+    @property
+    def exempts_lone_prefill(self) -> bool:
+        """Whether a request that is alone may ignore `long_prefill_token_threshold` (0.26.0 no, 0.32.0 yes)."""
+        return self._version() >= (0, 32, 0)
+
+    def _version(self) -> tuple[int, ...]:
+        return tuple(map(int, self.vllm_version.split(".")))
 
 
 class Profile(_Strict):

@@ -77,7 +77,7 @@ def test_3_blocks_are_free_or_held_after_every_step_and_no_step_is_idle(drawn, e
     while left:
         batch = scheduler.schedule()
         assert batch.rows
-        assert sum(num_new for _, num_new, _ in batch.rows) <= engine.engine.max_num_batched_tokens
+        assert sum(row.num_new for row in batch.rows) <= engine.engine.max_num_batched_tokens
         assert len(batch.rows) <= len(scheduler.running) <= engine.engine.max_num_seqs
         left -= set(scheduler.update(batch)[1])
         held = {block for request in scheduler.running for block in request.blocks}

@@ -22,7 +22,7 @@ def steps(engine, count=None):
     seen = []
     while (engine.waiting or engine.running) and (count is None or len(seen) < count):
         batch = engine.schedule()
-        seen.append({r.prompt[-1].segment_id: n for r, n, _ in batch.rows})
+        seen.append({row.request.prompt[-1].segment_id: row.num_new for row in batch.rows})
         engine.update(batch)
     return seen
 
@@ -66,7 +66,7 @@ def test_the_youngest_is_preempted_recomputed_and_nobody_is_admitted_in_that_ste
     assert seen[:2] == [{"a": 7, "b": 8}, {"a": 1}]
     assert young.num_preemptions == 1
     assert old.num_preemptions == 0
-    assert engine.waiting[0] is young
+    assert engine.waiting.head() is young
     assert steps(engine)[-1]
     assert (old.num_output_tokens, young.num_output_tokens, late.num_output_tokens) == (6, 6, 1)
 
