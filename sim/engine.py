@@ -35,14 +35,17 @@ class Sent:
 
 
 class SimulatedServer:
-    """One GPU running vLLM: it steps while it has requests, and tells `on_done` who has ended.
+    """One GPU running vLLM: it steps while it has requests, and tells ``on_done`` who has ended.
 
-    A request that comes during a step is seen at the next one (``EngineCoreProc.run_busy_loop``).
+    A request that comes during a step is seen when the next one is scheduled: at the end of the step
+    (``EngineCore.step``), or with asynchronous scheduling one step later, because the next step was scheduled
+    when this one began (``step_with_batch_queue``, two batches deep).
     """
 
     def __init__(self, env: simpy.Environment, profile: Profile, on_done: Callable[[Sent], None]) -> None:
         self._env = env
         self._step_time = profile.step_time
+        self._ahead = profile.engine.async_scheduling
         self._scheduler = Scheduler(profile.engine)
         self._on_done = on_done
         self._sent: dict[Request, Sent] = {}
@@ -68,22 +71,30 @@ class SimulatedServer:
     def _loop(self) -> Events:
         while True:
             yield self._wake
+            following = None
             while self._sent:
-                batch = self._scheduler.schedule()
+                # Scheduled ahead, a step can come out empty: all tokens that are left were under way.
+                batch = following if following and following.rows else self._schedule()
+                assert batch.rows, "requests wait and none can be scheduled"
                 seconds = self._begin(batch)
+                following = self._schedule() if self._ahead else None
                 yield self._env.timeout(seconds)
                 self._end(batch)
             self._wake = self._env.event()
 
+    def _schedule(self) -> Batch:
+        batch = self._scheduler.schedule()
+        self.stats += EngineStats(num_preemptions=len(batch.preempted))
+        return batch
+
     def _begin(self, batch: Batch) -> float:
-        assert batch.rows, "requests wait and none can be scheduled"
         for row in batch.rows:
             sent = self._sent[row.request]
             if sent.scheduled_s is None:
                 sent.scheduled_s = self._env.now
         seconds = self._step_time(batch.prefill_tokens, batch.decode_seqs, batch.kv_tokens, batch.attention_pairs)
         tokens = sum(row.num_new for row in batch.rows)
-        self.stats += EngineStats(1, seconds, len(batch.rows), tokens, len(batch.preempted))
+        self.stats += EngineStats(1, seconds, len(batch.rows), tokens)
         return seconds
 
     def _end(self, batch: Batch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sim import yamlfile
 from sim.errors import ProfileError, nearest
@@ -66,6 +66,12 @@ class EngineSettings(_Strict):
     async_scheduling: bool = False
     watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scheduler_reserve_full_isl: bool = True
+
+    @model_validator(mode="after")
+    def _whole_prompts_fit(self) -> Self:
+        if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
+            raise ValueError("without chunked prefill max_num_batched_tokens must be at least max_model_len")
+        return self
 
     @property
     def frees_unhashed_first(self) -> bool:

@@ -157,9 +157,6 @@ class Scheduler:
         blocks, usable = self._num_blocks(total - 1), self.pool.num_usable_blocks
         if blocks > usable:
             return f"needs {blocks} KV blocks, the pool has {usable}"
-        budget = self._settings.max_num_batched_tokens
-        if not self._settings.enable_chunked_prefill and total - 1 > budget:
-            return f"prefills up to {total - 1} tokens at once, max_num_batched_tokens is {budget}"
         return None
 
     def add(self, request: Request) -> None:

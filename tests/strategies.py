@@ -45,6 +45,9 @@ def profiles(draw, min_blocks=2):
         block_size=draw(st.sampled_from([4, 16])),
         enable_prefix_caching=draw(st.booleans()),
         scheduler_reserve_full_isl=draw(st.booleans()),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 16])),
+        async_scheduling=draw(st.booleans()),
+        watermark=draw(st.sampled_from([0.0, 0.1])),
     )
     return profile(
         settings,
