@@ -68,7 +68,9 @@ class EngineSettings(_Strict):
     scheduler_reserve_full_isl: bool = True
 
     @model_validator(mode="after")
-    def _whole_prompts_fit(self) -> Self:
+    def _vllm_would_start(self) -> Self:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
             raise ValueError("without chunked prefill max_num_batched_tokens must be at least max_model_len")
         return self

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sim.kv import BlockPool, Prefixes
@@ -115,13 +114,12 @@ class Queue:
         else:
             self._fcfs.append(request)
 
-    def put_back(self, requests: Iterable[Request]) -> None:
-        """Requests return to the front, the last of them foremost; under priority to where they belong."""
-        for request in requests:
-            if self._by_priority:
-                heapq.heappush(self._heap, request)
-            else:
-                self._fcfs.appendleft(request)
+    def put_back(self, request: Request) -> None:
+        """A request returns to the front; under priority to where it belongs."""
+        if self._by_priority:
+            heapq.heappush(self._heap, request)
+        else:
+            self._fcfs.appendleft(request)
 
     def remove(self, request: Request) -> None:
         """A request ends while it waits."""
@@ -235,19 +233,17 @@ class Scheduler:
         last.num_stale_tokens = last.num_in_flight_tokens
         last.num_output_placeholders = 0
         last.num_preemptions += 1
-        self.waiting.put_back([last])
+        self.waiting.put_back(last)
         return last
 
     def _schedule_waiting(self, rows: dict[Request, tuple[int, int]], budget: int, threshold: int) -> None:
         """Admit from the head of the queue; the first that does not fit stops all behind it."""
         settings = self._settings
-        skipped: deque[Request] = deque()
         while self.waiting and budget > 0 and len(self.running) < settings.max_num_seqs:
             request = self.waiting.head()
-            if request.num_stale_tokens:
-                # Async scheduling: its tokens from before the preemption are still to come.
-                skipped.appendleft(self.waiting.pop())
-                continue
+            # The step that preempts admits none, so with two batches in the queue its tokens from before the
+            # preemption have all come back; vLLM's rule for a deeper queue is not needed.
+            assert not request.num_stale_tokens
             found = self.pool.find(request.keys, (request.num_tokens - 1) // settings.block_size)
             computed = len(found) * settings.block_size
             num_new = request.num_tokens - computed
@@ -260,7 +256,6 @@ class Scheduler:
             self.running.append(self.waiting.pop())
             rows[request] = (num_new, computed)
             budget -= num_new
-        self.waiting.put_back(skipped)
 
     def _admit(self, request: Request, found: list[int], computed: int, num_new: int) -> bool:
         """``KVCacheManager.allocate_slots`` for a waiting request."""

@@ -121,7 +121,7 @@ def test_5_no_policy_gains_more_over_sequential_than_work_over_span(workflow, en
 @laws
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 4096), profiles())
 def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, budget, drawn):
-    engine = profile(roomy(max_num_batched_tokens=budget), drawn.step_time)
+    engine = profile(roomy(max_num_batched_tokens=budget, max_num_seqs=1), drawn.step_time)
     call = Call("only", "agent", (Segment("prompt", prompt),), "answer")
     workflow = Workflow("w", "drawn", "task", (call,), (), Tape({"only": output}, {}))
     result = simulate([workflow], parse_policy("async"), engine, Alone(), 0)
@@ -131,7 +131,7 @@ def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, bud
 
 def test_6_by_hand_two_chunks_and_two_decodes():
     step = StepTime(const_s=1.0, prefill_token_s=0.1, decode_seq_s=0.01, kv_token_s=0.001, attention_pair_s=0.0001)
-    engine = profile(roomy(max_num_batched_tokens=6), step)
+    engine = profile(roomy(max_num_batched_tokens=6, max_num_seqs=1), step)
     chunks = (1 + 0.6 + 6 * 0.001 + 21 * 0.0001) + (1 + 0.4 + 10 * 0.001 + (4 * 6 + 10) * 0.0001)
     decodes = 2 * (1 + 0.01) + (11 + 12) * 0.001
     assert alone_s(engine, 10, 0, 3) == pytest.approx(chunks + decodes)

@@ -13,8 +13,8 @@ def request(name, tokens, output=1, shared=0):
     return Request((*prompt, Segment(name, tokens)), Segment(f"answer-{name}", output))
 
 
-def scheduler(**settings):
-    return Scheduler(roomy(**settings))
+def scheduler(max_num_seqs=4, **settings):
+    return Scheduler(roomy(max_num_seqs=max_num_seqs, **settings))
 
 
 def steps(engine, count=None):
