@@ -10,7 +10,7 @@ from typing import Any
 import simpy
 
 from sim.latency import Profile
-from sim.load import Alone, ConcurrentSessions, Load, generator
+from sim.load import Alone, Load, SessionRate, generator
 from sim.policies import Policy
 from sim.record import EngineStats, Record, RunResult, SessionRecord, Status
 from sim.run import Run
@@ -214,12 +214,20 @@ def simulate(workflows: Sequence[Workflow], policy: Policy, profile: Profile, lo
             parts.append(driver.result())
         return _joined(parts)
     order = generator(seed, "order of the workflows").permutation(len(workflows))
-    driver = _Driver(profile, policy, {int(number): workflows[number] for number in order})
-    if isinstance(load, ConcurrentSessions):
-        driver.closed_loop(load.sessions)
-    else:
+    shuffled = {int(number): workflows[number] for number in order}
+    if isinstance(load, SessionRate):
         gaps = generator(seed, "arrivals").exponential(1 / load.per_s, len(workflows))
-        driver.open_loop(gaps.cumsum().tolist())
+        return serve(shuffled, policy, profile, gaps.cumsum().tolist())
+    driver = _Driver(profile, policy, shuffled)
+    driver.closed_loop(load.sessions)
+    driver.env.run()
+    return driver.result()
+
+
+def serve(workflows: Mapping[int, Workflow], policy: Policy, profile: Profile, instants: Iterable[float]) -> RunResult:
+    """The sessions, in their order, arriving at these instants in seconds."""
+    driver = _Driver(profile, policy, workflows)
+    driver.open_loop(instants)
     driver.env.run()
     return driver.result()
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
-from sim.commands.common import hidden_calls_option, read_traces, tell, traces_argument
+from sim.commands.common import console, hidden_calls_option, read_traces, tell, traces_argument
 from sim.errors import TraceError, nearest
 from sim.traces import LoadOptions, jsonl, read
 from sim.workflow import Tool, Workflow
@@ -30,7 +29,7 @@ def ls(traces: tuple[str, ...], hidden_calls: bool) -> None:
         table.add_column(name, justify="right")
     for workflow in read_traces(traces, hidden_calls):
         table.add_row(*_line(workflow))
-    Console(highlight=False, soft_wrap=True).print(table)
+    console().print(table)
 
 
 @command.command()
@@ -62,7 +61,7 @@ def show(workflow_id: str, traces: tuple[str, ...], hidden_calls: bool) -> None:
         else:
             output = workflow.tape.output_tokens[node.id]
             table.add_row(star, node.id, level, node.agent, f"{node.num_prompt_tokens}", f"{output}", waits)
-    Console(highlight=False, soft_wrap=True).print(table)
+    console().print(table)
 
 
 @command.command(name="import")

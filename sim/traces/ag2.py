@@ -1,0 +1,142 @@
+"""AG2 on GSM-Plus: JSON with ``instance_id``, ``other_data`` and a ``trajectory`` of {content, role, name}.
+
+Roles are seen from the initiator, so speakers are told apart by ``name``. Two topologies:
+
+* two agents: every message of `assistant` is a call. A message of `mathproxyagent` is the problem (the first), a
+  fixed reply ("Continue. ...", no call and no tool), or the result of running the code of the message before it.
+* group chat: the problem, `chat_manager`'s introductions, then messages of the three agents. One that begins
+  with "exitcode:" is a tool's result under an agent's name, any other a call. Before each message the manager picked
+  the speaker with a call that was not recorded, and once more after a solution was found: 16,743 such calls in the
+  full release.
+
+Dependencies: the prompt is the whole history, so every call waits for the event before it: a chain of visible edges.
+Not recorded: times, token counts, system prompts of the group chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sim.chat import Message, Recorder, prompt, unknown_system
+from sim.errors import TraceError
+from sim.tokens import Tokenizer
+from sim.traces import Document, LoadOptions, Skipped
+from sim.workflow import EdgeKind, Segment, Workflow
+
+FRAMEWORK = "AG2"
+
+_PAIR = {"mathproxyagent", "assistant"}
+_MANAGER = "chat_manager"
+_CONTINUE = "Continue. Please keep solving the problem until you need to query."
+_SYSTEM = Message("system", "You are a helpful assistant.")
+# The two messages with which the manager asks who speaks next have some 120 tokens.
+_SELECTION = Segment("system:AG2:speaker selection", 120)
+
+_TOOL_RESULT = "exitcode:"
+_LEFT_OUT = (
+    "AG2: the group chat's speaker-selection calls were not recorded and are left out (--hidden-calls adds them)"
+)
+_ESTIMATED = "AG2: the group chat's speaker-selection calls were not recorded and are estimated"
+_LOWER_BOUND = "AG2: system prompts of the group chat are not recorded, prompt tokens are lower bounds"
+
+Turn = tuple[str, str]
+
+
+def looks_like(document: Document) -> bool:
+    """A trajectory of messages that have a name."""
+    data = document.data
+    if not isinstance(data, dict) or "instance_id" not in data or not isinstance(data.get("trajectory"), list):
+        return False
+    return any(isinstance(turn, dict) and "role" in turn for turn in data["trajectory"])
+
+
+def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skipped]:
+    """The workflow of one run."""
+    data = document.data
+    turns = [_turn(number, turn) for number, turn in enumerate(data["trajectory"])]
+    speakers = {name for name, _ in turns}
+    recorder = Recorder(options.tokenizer)
+    if speakers <= _PAIR:
+        notes = _two_agents(turns, recorder)
+    elif _MANAGER in speakers:
+        notes = _group_chat(turns, recorder, options.hidden_calls)
+    else:
+        raise TraceError(f"speakers {', '.join(sorted(speakers))} belong to no topology of AG2 that is known")
+    yield Workflow(
+        id=f"ag2/{document.name}",
+        framework=FRAMEWORK,
+        task=str(data["instance_id"]),
+        nodes=tuple(recorder.nodes),
+        edges=tuple(recorder.edges),
+        tape=recorder.tape,
+        tokenizer=options.tokenizer.name,
+        labels=_labels(data),
+        success=_success(data),
+        notes=notes,
+    )
+
+
+def _turn(number: int, turn: Any) -> Turn:
+    if not isinstance(turn, dict) or not isinstance(turn.get("name"), str):
+        raise TraceError(f'turn {number} has no speaker; give it a "name"')
+    content = turn.get("content")
+    lines: list[Any] = content if isinstance(content, list) else [content]
+    if not all(isinstance(line, str) for line in lines):
+        raise TraceError(f'turn {number} has no text; its "content" must be a text or a list of lines')
+    return turn["name"], "\n".join(lines)
+
+
+def _two_agents(turns: list[Turn], recorder: Recorder) -> tuple[str, ...]:
+    for index, (name, text) in enumerate(turns):
+        if name == "assistant":
+            history = (Message("assistant" if who == name else "user", said) for who, said in turns[:index])
+            recorder.chain(recorder.call(name, prompt((_SYSTEM, *history), recorder.tokenizer), text))
+        elif index > 0 and not text.startswith(_CONTINUE):
+            recorder.chain(recorder.tool("python"))
+    return ()
+
+
+def _group_chat(turns: list[Turn], recorder: Recorder, hidden_calls: bool) -> tuple[str, ...]:
+    started = 1 + next(index for index, (name, _) in enumerate(turns) if name == _MANAGER)
+    kind: EdgeKind = "control" if hidden_calls else "visible"
+    for index, (name, text) in enumerate(turns[started:], start=started):
+        if hidden_calls:
+            _select(turns[:index], name, recorder)
+        if text.startswith(_TOOL_RESULT):
+            recorder.chain(recorder.tool("python"), kind)
+        else:
+            recorder.chain(recorder.call(name, _view(turns[:index], name, recorder.tokenizer), text), kind)
+    if hidden_calls and "SOLUTION_FOUND" in turns[-1][1]:
+        _select(turns, turns[-1][0], recorder)
+    return (_ESTIMATED if hidden_calls else _LEFT_OUT), _LOWER_BOUND
+
+
+def _view(turns: list[Turn], reader: str, tokenizer: Tokenizer) -> tuple[Segment, ...]:
+    """The conversation as an agent sees it; a tool's result under its name is not its own answer."""
+    own = (
+        name == reader and index > 0 and not text.startswith(_TOOL_RESULT) for index, (name, text) in enumerate(turns)
+    )
+    messages = (
+        Message("assistant", text) if mine else Message("user", text, name)
+        for mine, (name, text) in zip(own, turns, strict=True)
+    )
+    return unknown_system(FRAMEWORK, reader), *prompt(messages, tokenizer)
+
+
+def _select(turns: list[Turn], speaker: str, recorder: Recorder) -> None:
+    """The unrecorded call that picks the next speaker: it reads everything and answers with a name."""
+    messages = (Message("user", text, name) for name, text in turns)
+    recorder.chain(recorder.call(_MANAGER, (_SELECTION, *prompt(messages, recorder.tokenizer)), speaker))
+
+
+def _labels(data: dict[str, Any]) -> dict[str, bool]:
+    note = data.get("note")
+    options = note.get("options") if isinstance(note, dict) else None
+    return {str(name): value == "yes" for name, value in options.items()} if isinstance(options, dict) else {}
+
+
+def _success(data: dict[str, Any]) -> bool | None:
+    other = data.get("other_data")
+    correct = other.get("correct") if isinstance(other, dict) else None
+    return correct if isinstance(correct, bool) else None

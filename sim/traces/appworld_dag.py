@@ -1,0 +1,98 @@
+"""AppWorld as a DAG JSON: ``metadata`` with a task, ``nodes`` one per block of the log, edges from each to the next.
+
+The edges only say in which order the log was written. What happened is a stack: the Supervisor's answer is code. It
+runs (a tool), or it sends a message to an app's agent, which starts with a fresh context, answers with code that runs
+(tools) and ends with a reply; the result goes into the Supervisor's next prompt. So of the 36 nodes of the known file
+11 are calls (``agent_response``) and 7 are tools: all 11 answers are code, but 2 of them only call the other agent and
+2 only reply.
+
+A Supervisor's tool result occurs twice, as ``code_execution`` and as the next ``agent_message``; a sub-agent's only as
+the next message to it. The last ``code_execution`` has the evaluation at its end. Every prompt contains the event
+before it: a chain of visible edges. Not recorded: times, token counts, system prompts.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from sim.chat import Message, Recorder, prompt, unknown_system
+from sim.errors import TraceError
+from sim.traces import Document, LoadOptions, Skipped
+from sim.workflow import Workflow
+
+FRAMEWORK = "AppWorld"
+
+_SUPERVISOR = "Supervisor"
+_DELEGATES = "# CallExtension"
+_SILENT = ("agent_reply", "agent_exit", "api_response")
+_NOTES = ("AppWorld: system prompts are not recorded, prompt tokens are lower bounds",)
+_SUCCESS = re.compile(r'^Evaluation\n\{.*?"success": (true|false)', re.MULTILINE | re.DOTALL)
+
+
+def looks_like(document: Document) -> bool:
+    """Typed nodes, and a task in the metadata."""
+    data = document.data
+    if not isinstance(data, dict) or not isinstance(data.get("metadata"), dict):
+        return False
+    return "task_id" in data["metadata"] and isinstance(data.get("nodes"), list)
+
+
+def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skipped]:
+    """The workflow of one task."""
+    data = document.data
+    recorder = Recorder(options.tokenizer)
+    task = Message("user", str(data["metadata"].get("task_description", "")))
+    contexts = {_SUPERVISOR: [task]}
+    for number, node in enumerate(data["nodes"]):
+        kind, agent, text = _node(number, node)
+        _step(kind, agent, text, contexts, recorder)
+    yield Workflow(
+        id=f"appworld/{data['metadata']['task_id']}",
+        framework=FRAMEWORK,
+        task=str(data["metadata"]["task_id"]),
+        nodes=tuple(recorder.nodes),
+        edges=tuple(recorder.edges),
+        tape=recorder.tape,
+        tokenizer=options.tokenizer.name,
+        success=_success(data["nodes"]),
+        notes=_NOTES,
+    )
+
+
+def _node(number: int, node: Any) -> tuple[str, str, str]:
+    """Type, agent (where the type has one) and content without its header line."""
+    kind, text = (node.get("type"), node.get("content")) if isinstance(node, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(text, str):
+        raise TraceError(f'node {number} needs a "type" and a text "content"')
+    agent = node.get("agent")
+    if kind in ("agent_response", "agent_message", "agent_entry") and not isinstance(agent, str):
+        raise TraceError(f'node {number} is an {kind} of nobody; give it an "agent"')
+    return kind, str(agent), textwrap.dedent(text.partition("\n")[2]).strip()
+
+
+def _step(kind: str, agent: str, text: str, contexts: dict[str, list[Message]], recorder: Recorder) -> None:
+    history = contexts.setdefault(agent, []) if kind in ("agent_response", "agent_message") else []
+    if kind == "agent_response":
+        segments = unknown_system(FRAMEWORK, agent), *prompt(history, recorder.tokenizer)
+        recorder.chain(recorder.call(agent, segments, text))
+        history.append(Message("assistant", text))
+    elif kind == "agent_entry":
+        contexts[agent] = []
+    elif kind == "agent_message":
+        # The first message to a sub-agent is its task, every later one what its code printed.
+        if history and agent != _SUPERVISOR:
+            recorder.chain(recorder.tool("code"))
+        history.append(Message("user", text))
+    elif kind == "code_execution":
+        if not text.startswith(_DELEGATES):
+            recorder.chain(recorder.tool("code"))
+    elif kind not in _SILENT:
+        raise TraceError(f"a node of type {kind!r} is not known")
+
+
+def _success(nodes: list[dict[str, Any]]) -> bool | None:
+    found = _SUCCESS.search(nodes[-1]["content"]) if nodes else None
+    return found and found[1] == "true"
