@@ -1,5 +1,6 @@
 # Everything happens in .venv, which is made once and again only when pyproject.toml changes.
 PY := .venv/bin/python
+INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m pip install -q)
 MAST ?= ../shared/mast
 
 .PHONY: demo test lint bench corpus clean
@@ -21,12 +22,14 @@ bench: .venv/ready
 
 # Makes sim/data/mast.jsonl.gz anew from the MAST files; sim/data/build.py says where they come from.
 corpus: .venv/ready
+	$(INSTALL) 'tiktoken>=0.9'
+	$(INSTALL) --no-deps litellm  # for the vocabulary it carries
 	$(PY) -m sim.data.build $(MAST)
 
 .venv/ready: pyproject.toml
 	@if command -v uv >/dev/null; then \
 	  echo "installing with uv"; uv venv -q --allow-existing --python '>=3.11' .venv && \
-	  uv pip install -q --python $(PY) -e . --group dev; \
+	  $(INSTALL) -e . --group dev; \
 	else \
 	  echo "installing with pip"; \
 	  for python in python3.13 python3.12 python3.11 python3; do \
@@ -34,8 +37,7 @@ corpus: .venv/ready
 	    python=; \
 	  done; \
 	  test -n "$$python" || { echo "workspan needs Python 3.11 or newer; none was found" >&2; exit 1; }; \
-	  $$python -m venv .venv && $(PY) -m pip install -q --upgrade pip && \
-	  $(PY) -m pip install -q -e . --group dev; \
+	  $$python -m venv .venv && $(INSTALL) --upgrade pip && $(INSTALL) -e . --group dev; \
 	fi
 	@touch $@
 

@@ -19,7 +19,7 @@ ESTIMATED = Tokenizer("estimated (characters / 4)", lambda text: -(-len(text) //
 
 
 def tiktoken(encoding: str) -> Tokenizer:
-    """OpenAI's byte-pair encoding of that name. Needs the extra ``corpus``."""
+    """OpenAI's byte-pair encoding of that name. Needs the package tiktoken."""
     import tiktoken as package
 
     encode = package.get_encoding(encoding).encode_ordinary
