@@ -18,7 +18,7 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
     """
     shown = [name for name in policies if name != baseline] or [baseline]
     frameworks = _drawable(policies[shown[0]])
-    height = 0.8 / len(shown)
+    height = 0.62 / len(shown)
     for index, name in enumerate(shown):
         rows = [policies[name][framework] for framework in frameworks]
         places = [row + (index - (len(shown) - 1) / 2) * height for row in range(len(rows))]
@@ -27,7 +27,7 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
         _bound(ax, row, max(policies[name][framework]["bound"] or 1.0 for name in shown))
     labels = [f"{name}\n{_count(policies[shown[0]][name]['workflows'])}" for name in frameworks]
     ax.set_yticks(range(len(frameworks)), labels)
-    ax.set_ylim(len(frameworks) - 0.4, -0.75)
+    ax.set_ylim(len(frameworks) - 0.45, -0.7)
     ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
     ax.set_xlim(left=0)
     ax.margins(x=0.12)
@@ -56,10 +56,10 @@ def _bars(ax: Axes, places: Sequence[float], height: float, rows: Sequence[Any],
 
 
 def _bound(ax: Axes, row: int, bound: float) -> None:
-    ax.plot([bound, bound], [row - 0.45, row + 0.45], color="black", linewidth=2, label="_bound")
+    ax.plot([bound, bound], [row - 0.38, row + 0.38], color="black", linewidth=2, label="_bound")
     ax.annotate(
         f"bound {bound:.2f}",
-        (bound, row - 0.45),
+        (bound, row - 0.38),
         (0, 2),
         textcoords="offset points",
         ha="center",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,19 +11,25 @@ from rich.table import Table
 
 from sim.compare import Comparison, unknown_tools
 
+
+def console() -> Console:
+    """Where tables go: as wide as the terminal, or as they need to be where there is none."""
+    return Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+
+
 Cell = Callable[[dict[str, Any]], str]
 
 _ROWS: tuple[tuple[str, Cell], ...] = (
-    ("makespan [s]", lambda p: _number(p["makespan_s"])),
-    ("session latency mean [s]", lambda p: _number(p["session_latency_s"]["mean"])),
-    ("  p50 / p95 / p99 [s]", lambda p: _percentiles(p["session_latency_s"])),
-    ("ttft mean / p99 [ms]", lambda p: _pair(p["ttft_s"], 1000)),
-    ("tpot mean / p99 [ms]", lambda p: _pair(p["tpot_s"], 1000)),
+    ("makespan, s", lambda p: _number(p["makespan_s"])),
+    ("session latency: mean, s", lambda p: _number(p["session_latency_s"]["mean"])),
+    ("  p50 / p95 / p99, s", lambda p: _percentiles(p["session_latency_s"])),
+    ("ttft: mean / p99, ms", lambda p: _pair(p["ttft_s"], 1000)),
+    ("tpot: mean / p99, ms", lambda p: _pair(p["tpot_s"], 1000)),
     ("output tokens/s", lambda p: _number(p["output_tokens_per_s"])),
     ("sessions/s", lambda p: _number(p["sessions_per_s"])),
     ("batches (steps)", lambda p: f"{p['steps']:,}"),
     ("mean batch size", lambda p: _number(p["mean_batch_size"])),
-    ("parallelism in a session", lambda p: _number(p["parallelism"])),
+    ("parallelism within a session", lambda p: _number(p["parallelism"])),
     ("GPU busy", lambda p: _share(p["gpu_busy_share"])),
     ("prefix-cache hits", lambda p: _share(p["prefix_cache_hit_share"])),
     ("preemptions", lambda p: f"{p['preemptions']:,}"),
@@ -32,24 +39,22 @@ _ROWS: tuple[tuple[str, Cell], ...] = (
 
 def print_comparison(comparison: Comparison) -> None:
     """The result table, the gain per framework, and one sentence per policy that says whether it matters."""
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     result = comparison.to_json()
     policies = result["policies"]
     workflows = len(comparison.workflows)
-    console.print(
-        f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, profile {comparison.profile.name}"
-    )
+    out.print(f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, profile {comparison.profile.name}")
     table = _table("", policies)
     for name, cell in _ROWS:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
     table.add_section()
     table.add_row(f"speed-up over {comparison.baseline}", *(_gain(policy) for policy in policies.values()))
-    table.add_row("bound: work / span", *(_number(policy["bound"]) for policy in policies.values()))
-    console.print(table)
+    table.add_row("bound: work / span", *(_bound(policy) for policy in policies.values()))
+    out.print(table)
     if len(comparison.frameworks()) > 1:
-        console.print(_by_framework(comparison, policies))
+        out.print(_by_framework(comparison, policies))
     for line in _sentences(comparison, policies):
-        console.print(line)
+        out.print(line)
 
 
 def _table(corner: str, columns: Any) -> Table:
@@ -67,7 +72,7 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     for framework in comparison.frameworks():
         rows = [policies[name]["by_framework"][framework] for name in policies]
         gains = (_gain(policies[name]["by_framework"][framework]) for name in others)
-        table.add_row(framework, str(rows[0]["workflows"]), _number(rows[0]["bound"]), *gains)
+        table.add_row(framework, str(rows[0]["workflows"]), _bound(rows[0]), *gains)
     return table
 
 
@@ -77,7 +82,7 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
         if name != comparison.baseline and policy["speedup_ci95"]:
             low, high = policy["speedup_ci95"]
             verdict = "the policy does not matter here" if low <= 1 <= high else "more than noise"
-            lines.append(f"{name}: {_gain(policy)} against {comparison.baseline}: {verdict}.")
+            lines.append(f"{name} against {comparison.baseline}: {low:.3f}x to {high:.3f}x, {verdict}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
     tools = sum(len(workflow.tools) for workflow in comparison.workflows)
@@ -91,6 +96,10 @@ def _gain(row: dict[str, Any]) -> str:
         return "-"
     low, high = row["speedup_ci95"] or (None, None)
     return f"{row['speedup']:.2f}x" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
+
+
+def _bound(row: dict[str, Any]) -> str:
+    return "-" if row["bound"] is None else f"{row['bound']:.2f}"
 
 
 def _number(value: float | None, scale: float = 1) -> str:

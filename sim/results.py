@@ -61,7 +61,7 @@ def _figure(comparison: Comparison) -> str:
     result = comparison.to_json()
     rows = {name: policy["by_framework"] for name, policy in result["policies"].items()}
     bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
-    figure = Figure(figsize=(7, 1.6 + 0.36 * bars), layout="constrained")
+    figure = Figure(figsize=(7, 1.5 + 0.5 * bars), layout="constrained")
     axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline)
     axes.set_title(f"{comparison.load}, {comparison.profile.name}", loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)

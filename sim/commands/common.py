@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 
 from sim.data import embedded_path
 from sim.traces import LoadOptions, LoadReport, read
@@ -22,11 +20,6 @@ hidden_calls_option = click.option(
     help="Add LLM calls that the framework made but its log does not show (AG2's speaker selection), estimated.",
 )
 traces_argument: Callable[[Any], Any] = click.argument("traces", nargs=-1, type=click.Path())
-
-
-def console() -> Console:
-    """Where tables go: as wide as the terminal, or as they need to be where there is none."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 
 
 def read_traces(paths: Sequence[str], hidden_calls: bool = False) -> list[Workflow]:

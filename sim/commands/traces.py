@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from sim.commands.common import console, hidden_calls_option, read_traces, tell, traces_argument
+from sim.commands.common import hidden_calls_option, read_traces, tell, traces_argument
 from sim.errors import TraceError, nearest
+from sim.report import console
 from sim.traces import LoadOptions, jsonl, read
 from sim.workflow import Tool, Workflow
 

@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def mast():
+    """The folder of original MAST files."""
+    return _folder("mast")
+
+
+@pytest.fixture(scope="session")
+def groundtruth():
+    """The folder of runs recorded on real GPUs."""
+    return _folder("groundtruth")
+
+
+def _folder(name):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"no folder {name} beside the checkout (../shared/{name})")
+    return SHARED / name

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from sim.traces import Document, LoadOptions, load_document, read
+
+
+def node(kind, text, agent=None):
+    return {"type": kind, "content": f"Header\n    {text}", "agent": agent}
+
+
+RUN = (
+    node("agent_response", "send_message('app', 'go')", "Supervisor"),
+    node("code_execution", "# CallExtension\n    send_message"),
+    node("agent_entry", "", "App"),
+    node("agent_message", "go", "App"),
+    node("agent_response", "print(1)", "App"),
+    node("agent_message", "1", "App"),
+    node("agent_response", "reply('one')", "App"),
+    node("agent_reply", "one"),
+    node("agent_exit", "", "App"),
+    node("api_response", "one"),
+    node("agent_message", "one", "Supervisor"),
+    node("agent_response", "print(2)", "Supervisor"),
+    {"type": "code_execution", "content": 'Code\n\n    2\n\nEvaluation\n{\n    "success": true,\n    "difficulty": 1}'},
+)
+
+
+def task(nodes, **metadata):
+    data = {"metadata": {"task_id": "t_1", **metadata}, "nodes": list(nodes), "edges": []}
+    (item,) = load_document(Document("d.json", json.dumps(data)), LoadOptions())
+    return item
+
+
+def test_a_message_to_an_app_is_a_stack_of_calls_and_what_its_code_printed_is_a_tool():
+    workflow = task(RUN, task_description="do it")
+    assert [node.id for node in workflow.nodes] == ["call-0", "call-1", "tool-0", "call-2", "call-3", "tool-1"]
+    assert [call.agent for call in workflow.calls] == ["Supervisor", "App", "App", "Supervisor"]
+    assert workflow.parallelism() == 1
+    assert workflow.success is True
+
+
+def test_a_sub_agent_starts_fresh_each_time_and_the_supervisor_remembers():
+    workflow = task((*RUN[:-1], *RUN[1:7]))
+    first, again = workflow.calls[1], workflow.calls[4]
+    assert first.prompt == again.prompt
+    supervisor, later = workflow.calls[0], workflow.calls[3]
+    assert later.prompt[: len(supervisor.prompt)] == supervisor.prompt
+    assert later.prompt[len(supervisor.prompt)].segment_id == supervisor.answer_id
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        ({"type": "agent_response", "content": "x"}, "node 1 is an agent_response of nobody"),
+        ({"type": "new_kind", "content": "x"}, "'new_kind' is not known"),
+        ({"content": "x"}, 'node 1 needs a "type"'),
+        ({"type": "agent_exit", "content": None}, 'node 1 needs a "type"'),
+        (["x"], 'node 1 needs a "type"'),
+    ],
+)
+def test_a_node_that_cannot_be_read_is_named(broken, problem):
+    assert problem in task([RUN[0], broken]).reason
+
+
+def test_the_real_file_has_eleven_calls_of_two_agents_in_a_chain(mast):
+    (workflow,), report = read([mast / "appworld" / "aa8502b_1_dag.json"])
+    assert report.skipped == []
+    agents = [call.agent for call in workflow.calls]
+    assert (agents.count("Supervisor"), agents.count("Spotify"), len(agents)) == (7, 4, 11)
+    assert len(workflow.tools) == 7
+    assert workflow.parallelism() == 1
+    assert workflow.success is False
