@@ -81,8 +81,8 @@ def fit(run: Run, profile: Profile, judged: slice) -> StepTime:
     """Coefficients with the least error of first and last token, relative to the request's latency.
 
     Only the ``judged`` requests count; all are simulated. The search is over logarithms, so none gets negative:
-    least squares to come near, then the simplex of Nelder and Mead (1965) for the mean absolute error, which jumps
-    wherever a request changes its batch.
+    Levenberg and Marquardt's least squares to come near, then the simplex of Nelder and Mead (1965) for the mean
+    absolute error, which jumps wherever a request changes its batch.
     """
 
     def coefficients(logs: Array) -> StepTime:
@@ -94,11 +94,11 @@ def fit(run: Run, profile: Profile, judged: slice) -> StepTime:
         return np.concatenate([(last - run.last_token)[judged] / scale, (first - run.first_token)[judged] / scale])
 
     start = np.log(list(_START.values()))
-    near = least_squares(errors, start, diff_step=1e-3, loss="soft_l1", f_scale=0.02, max_nfev=20).x
+    near = least_squares(errors, start, method="lm", diff_step=1e-2, max_nfev=120).x
     # A coefficient that the run does not determine can have gone anywhere; the start is as good as any value.
     near = np.maximum(near, start - np.log(100))
     corners = np.vstack([near, near + 0.03 * np.eye(len(near))])
-    search = {"initial_simplex": corners, "maxfev": 150}
+    search = {"initial_simplex": corners, "maxfev": 120}
     best = minimize(lambda logs: float(np.abs(errors(logs)).mean()), near, method="Nelder-Mead", options=search)
     return coefficients(best.x)
 
@@ -133,7 +133,13 @@ def calibrate(run: Run, profile: Profile) -> Profile:
     on_half = profile.model_copy(update={"step_time": fit(run, profile, first)})
     on_all = profile.model_copy(update={"step_time": fit(run, profile, everything)})
     held_out = {f"held_out_{name}": error for name, error in accuracy(run, on_half, second).items()}
-    return on_all.model_copy(update={"accuracy": accuracy(run, on_all, everything) | held_out})
+    tokens = (
+        call.num_prompt_tokens + workflow.tape.output_tokens[call.id]
+        for workflow in run.workflows.values()
+        for call in workflow.calls
+    )
+    known = {"accuracy": accuracy(run, on_all, everything) | held_out, "max_measured_tokens": max(tokens)}
+    return on_all.model_copy(update=known)
 
 
 @click.command()

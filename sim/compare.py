@@ -60,8 +60,17 @@ class Comparison:
             "tokenizers": sorted({workflow.tokenizer for workflow in self.workflows}),
             "load": str(self.load),
             "seed": self.seed,
+            "calls_outside_the_measured_range": self.extrapolated(),
             "tools_of_unknown_duration_at_0_s": unknown_tools(self.workflows),
         }
+
+    def extrapolated(self) -> int:
+        """Calls with more tokens than any request that the profile was measured with."""
+        return sum(
+            call.num_prompt_tokens + workflow.tape.output_tokens[call.id] > self.profile.max_measured_tokens
+            for workflow in self.workflows
+            for call in workflow.calls
+        )
 
     def frameworks(self) -> list[str]:
         """Every framework among the workflows, by name."""

@@ -90,7 +90,11 @@ class EngineSettings(_Strict):
 
 
 class Profile(_Strict):
-    """A step-time model, the engine it was measured on, and how far it can be trusted."""
+    """A step-time model, the engine it was measured on, and how far it can be trusted.
+
+    ``accuracy`` is in percent. A request of more than ``max_measured_tokens``, prompt and answer together, is
+    outside the range that was measured.
+    """
 
     name: str
     hardware: str
@@ -98,6 +102,7 @@ class Profile(_Strict):
     source: str
     method: str
     accuracy: dict[str, float]
+    max_measured_tokens: Count
     engine: EngineSettings
     step_time: StepTime
 
@@ -120,6 +125,8 @@ def load_profile(name: str) -> Profile:
             raise ProfileError(f"no profile {name!r}{nearest(name, shipped())} (or the path of a .yaml file)")
         path = _SHIPPED / f"{name}.yaml"
     data = yamlfile.load(path, ProfileError)
+    if not isinstance(data, dict):
+        raise ProfileError(f"{path}: not a mapping of the parts of a profile (name, engine, step_time, ..)")
     try:
         return Profile.model_validate(data)
     except ValidationError as error:

@@ -85,6 +85,10 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: {low:.3f}x to {high:.3f}x, {verdict}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
+    if outside := comparison.extrapolated():
+        calls = sum(len(workflow.calls) for workflow in comparison.workflows)
+        longest = comparison.profile.max_measured_tokens
+        lines.append(f"Extrapolated: {outside} of {calls} calls have more than the {longest} tokens measured.")
     tools = sum(len(workflow.tools) for workflow in comparison.workflows)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")

@@ -70,6 +70,7 @@ def profile(settings=None, step_time=None):
         source="drawn",
         method="drawn",
         accuracy={},
+        max_measured_tokens=1000,
         engine=settings or roomy(),
         step_time=step_time
         or StepTime(const_s=0.01, prefill_token_s=1e-4, decode_seq_s=1e-4, kv_token_s=1e-7, attention_pair_s=1e-9),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from strategies import profile, roomy
 
-from calibration.from_run import accuracy, fit, predict, read_run
+from calibration.from_run import accuracy, calibrate, fit, predict, read_run
 from sim.latency import StepTime, load_profile, shipped
 
 WORKLOAD = "sharegpt-llama-3.1-8b-300-sps10.jsonl.gz"
@@ -18,10 +18,10 @@ TRUTH = StepTime(const_s=8e-3, prefill_token_s=6e-5, decode_seq_s=1e-4, kv_token
 def write_run(folder, engine, count=24):
     """A run of the simulator itself in the form of a recorded one."""
     rng = random.Random(1)
-    prompts = [[rng.randrange(1000) for _ in range(rng.choice([50, 400, 1500]))] for _ in range(count)]
+    prompts = [[rng.randrange(1000) for _ in range(rng.choice([50, 1500, 6000]))] for _ in range(count)]
     outputs = [rng.choice([5, 40, 120]) for _ in range(count)]
     rows = [
-        {"output_toks": output, "queued_ts": 100 + 0.05 * number, "first_token_ts": 0.0, "last_token_ts": 0.0}
+        {"output_toks": output, "queued_ts": 100 + 0.05 * number, "first_token_ts": 101.0, "last_token_ts": 102.0}
         for number, output in enumerate(outputs)
     ]
     with gzip.open(folder / "workload.jsonl.gz", "wt") as lines:
@@ -72,3 +72,17 @@ def test_the_accuracy_that_a_shipped_profile_states_is_reproduced(name, groundtr
         # The coefficients are stored with six digits.
         assert known.accuracy[key] == pytest.approx(value, abs=0.02), key
     assert measured["e2el_mape_pct"] < 0.5
+
+
+def test_a_calibrated_profile_says_what_it_was_measured_with(tmp_path):
+    engine = profile(roomy(max_num_seqs=8), TRUTH)
+    write_run(tmp_path, engine, count=6)
+    run = read_run(tmp_path, tmp_path / "workload.jsonl.gz", 16)
+    found = calibrate(run, engine)
+    longest = max(workflow.calls[0].num_prompt_tokens for workflow in run.workflows.values())
+    assert longest + 5 <= found.max_measured_tokens <= longest + 120
+    assert set(found.accuracy) == {
+        f"{part}{name}"
+        for part in ("", "held_out_")
+        for name in ("e2el_mape_pct", "e2el_mean_error_pct", "ttft_mean_error_pct", "tpot_mean_error_pct")
+    }

@@ -1,0 +1,68 @@
+import pytest
+
+from sim.errors import ProfileError
+from sim.latency import load_profile, shipped
+
+GOOD = """
+name: mine
+hardware: none
+model: none
+source: none
+method: none
+accuracy: {}
+max_measured_tokens: 1000
+engine: {vllm_version: 0.32.0, max_num_seqs: 8, max_num_batched_tokens: 64, max_model_len: 512, num_gpu_blocks: 100}
+step_time: {const_s: 1e-2, prefill_token_s: 1e-4, decode_seq_s: 0, kv_token_s: 1.5e-7, attention_pair_s: 0}
+"""
+
+
+def load(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return load_profile(str(path))
+
+
+def test_a_profile_of_ones_own_is_read_from_its_file(tmp_path):
+    profile = load(tmp_path, GOOD)
+    assert profile.step_time.const_s == 0.01
+    assert profile.engine.block_size == 16
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_profile_can_be_loaded_and_bears_its_files_name(name):
+    assert load_profile(name).name == name
+
+
+def test_the_digest_changes_with_every_number(tmp_path):
+    one, other = load(tmp_path, GOOD), load(tmp_path, GOOD.replace("1.5e-7", "1.6e-7"))
+    assert one.digest == load(tmp_path, GOOD).digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("const_s: 1e-2", "const_s: 0", "step_time.const_s"),
+        ("const_s: 1e-2", "const_s: -1e-2", "step_time.const_s"),
+        ("prefill_token_s: 1e-4", "prefill_token_s: .inf", "step_time.prefill_token_s"),
+        ("prefill_token_s: 1e-4", "prefill_token_s: fast", "step_time.prefill_token_s"),
+        ("decode_seq_s: 0, ", "", "step_time.decode_seq_s"),
+        ("decode_seq_s", "decode_s", "step_time.decode_s"),
+        ("max_num_seqs: 8", "max_num_seqs: 0", "engine.max_num_seqs"),
+        ("max_num_seqs: 8", "max_num_seqs: 8.5", "engine.max_num_seqs"),
+        ("max_num_seqs: 8", "max_num_seqs: 65", "at least max_num_seqs"),
+        ("max_num_batched_tokens: 64", "max_num_batched_tokens: 0", "engine.max_num_batched_tokens"),
+        ("max_model_len: 512", "max_model_len: 512, enable_chunked_prefill: false", "without chunked prefill"),
+        ("0.32.0", "newest", "engine.vllm_version"),
+        ("accuracy: {}", "accuracy: {}\nname: twice", "line 8: key 'name' occurs twice"),
+        ("accuracy: {}", "accuracy: {", "line"),
+        (GOOD, "", "not a mapping"),
+        (GOOD, "- a list", "not a mapping"),
+        (GOOD, "\x00", "not valid YAML"),
+    ],
+)
+def test_a_bad_profile_is_one_line_that_names_file_and_place(tmp_path, old, new, problem):
+    with pytest.raises(ProfileError) as error:
+        load(tmp_path, GOOD.replace(old, new))
+    assert problem in str(error.value)
+    assert "mine.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
