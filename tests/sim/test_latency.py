@@ -55,6 +55,8 @@ def test_the_digest_changes_with_every_number(tmp_path):
         ("0.32.0", "newest", "engine.vllm_version"),
         ("accuracy: {}", "accuracy: {}\nname: twice", "line 8: key 'name' occurs twice"),
         ("accuracy: {}", "accuracy: {", "line"),
+        ("accuracy: {}", "accuracy: {[a]: 1}", "line 7: a key that is no name"),
+        ("name: mine", "1: 2", "name"),
         (GOOD, "", "not a mapping"),
         (GOOD, "- a list", "not a mapping"),
         (GOOD, "\x00", "not valid YAML"),
