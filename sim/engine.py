@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -40,18 +41,26 @@ class SimulatedServer:
     A request that comes during a step is seen when the next one is scheduled: at the end of the step
     (``EngineCore.step``), or with asynchronous scheduling one step later, because the next step was scheduled
     when this one began (``step_with_batch_queue``, two batches deep).
+
+    While the same requests decode, steps differ only in the KV they read, one token more per request each time.
+    Such a run of steps is one event, cut short where a request arrives; ``macro_steps=False`` makes every step an
+    event of its own, with the same result.
     """
 
-    def __init__(self, env: simpy.Environment, profile: Profile, on_done: Callable[[Sent], None]) -> None:
+    def __init__(
+        self, env: simpy.Environment, profile: Profile, on_done: Callable[[Sent], None], macro_steps: bool = True
+    ) -> None:
         self._env = env
         self._step_time = profile.step_time
         self._ahead = profile.engine.async_scheduling
+        self._macro_steps = macro_steps
         self._scheduler = Scheduler(profile.engine)
         self._on_done = on_done
         self._sent: dict[Request, Sent] = {}
         self._wake = env.event()
+        self._can_be_cut = False
         self.stats = EngineStats()
-        env.process(self._loop())
+        self._process = env.process(self._loop())
 
     def send(self, sent: Sent) -> None:
         """Queue a call; one that can never run ends at once, with the reason."""
@@ -63,6 +72,9 @@ class SimulatedServer:
         self._scheduler.add(sent.request)
         if not self._wake.triggered:
             self._wake.succeed()
+        if self._can_be_cut:
+            self._can_be_cut = False
+            self._process.interrupt()
 
     def _refuse(self, sent: Sent) -> Events:
         yield self._env.timeout(0)
@@ -71,14 +83,16 @@ class SimulatedServer:
     def _loop(self) -> Events:
         while True:
             yield self._wake
-            following = None
+            ahead = None
             while self._sent:
                 # Scheduled ahead, a step can come out empty: all tokens that are left were under way.
-                batch = following if following and following.rows else self._schedule()
+                batch = ahead if ahead and ahead.rows else self._schedule()
                 assert batch.rows, "requests wait and none can be scheduled"
-                seconds = self._begin(batch)
-                following = self._schedule() if self._ahead else None
-                yield self._env.timeout(seconds)
+                self._note_scheduled(batch)
+                ahead = self._schedule() if self._ahead else None
+                steps = yield from self._run(batch, 1 + self._repeats(batch, ahead))
+                repeated = self._scheduler.repeat(ahead or batch, steps - 1) if steps > 1 else ahead
+                ahead = repeated if self._ahead else None
                 self._end(batch)
             self._wake = self._env.event()
 
@@ -87,15 +101,40 @@ class SimulatedServer:
         self.stats += EngineStats(num_preemptions=len(batch.preempted))
         return batch
 
-    def _begin(self, batch: Batch) -> float:
+    def _note_scheduled(self, batch: Batch) -> None:
         for row in batch.rows:
             sent = self._sent[row.request]
             if sent.scheduled_s is None:
                 sent.scheduled_s = self._env.now
-        seconds = self._step_time(batch.prefill_tokens, batch.decode_seqs, batch.kv_tokens, batch.attention_pairs)
+
+    def _repeats(self, batch: Batch, ahead: Batch | None) -> int:
+        """How often the step can be repeated; with a step scheduled ahead, that one must be the same."""
+        if not self._macro_steps or batch.prefill_tokens:
+            return 0
+        if ahead and [row.request for row in ahead.rows] != [row.request for row in batch.rows]:
+            return 0
+        return self._scheduler.repeats(ahead or batch)
+
+    def _run(self, batch: Batch, count: int) -> Generator[simpy.Event, Any, int]:
+        """Let the time of up to ``count`` equal steps pass; returns how many were made when a request arrived."""
+        rows = len(batch.rows)
+        first = self._step_time(batch.prefill_tokens, batch.decode_seqs, batch.kv_tokens, batch.attention_pairs)
+        growth = self._step_time.kv_token_s * rows
+
+        def seconds(steps: int) -> float:
+            return steps * first + growth * (steps * (steps - 1) // 2)
+
+        began, steps = self._env.now, count
+        self._can_be_cut = count > 1
+        try:
+            yield self._env.timeout(seconds(count))
+        except simpy.Interrupt:
+            steps = 1 + bisect_left(range(1, count), self._env.now - began, key=seconds)
+            yield self._env.timeout(began + seconds(steps) - self._env.now)
+        self._can_be_cut = False
         tokens = sum(row.num_new for row in batch.rows)
-        self.stats += EngineStats(1, seconds, len(batch.rows), tokens)
-        return seconds
+        self.stats += EngineStats(steps, seconds(steps), rows * steps, tokens * steps)
+        return steps
 
     def _end(self, batch: Batch) -> None:
         grown, finished = self._scheduler.update(batch)
@@ -122,9 +161,11 @@ class _Open:
 class _Driver:
     """Hands for a `Run`: starts what it answers on a simulated server and reports what has ended."""
 
-    def __init__(self, profile: Profile, policy: Policy, workflows: Mapping[int, Workflow]) -> None:
+    def __init__(
+        self, profile: Profile, policy: Policy, workflows: Mapping[int, Workflow], macro_steps: bool = True
+    ) -> None:
         self.env = simpy.Environment()
-        self.server = SimulatedServer(self.env, profile, self._call_done)
+        self.server = SimulatedServer(self.env, profile, self._call_done, macro_steps)
         self._run = Run(policy)
         self._workflows = workflows
         self._open: dict[int, _Open] = {}
@@ -145,7 +186,9 @@ class _Driver:
         """Everything that has happened so far."""
         sessions = [self._session(number, state) for number, state in self._open.items()]
         records = [_record(sent, state.workflow) for state in self._open.values() for sent in state.calls]
-        return RunResult(tuple(records), tuple(sessions), self.server.stats, self.env.now)
+        ends = (session.finished_s for session in sessions if session.finished_s is not None)
+        makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
+        return RunResult(tuple(records), tuple(sessions), self.server.stats, makespan)
 
     def _arrivals(self, instants: Iterable[float]) -> Events:
         for session, instant in zip(self._to_come, instants, strict=False):
@@ -203,12 +246,14 @@ class _Driver:
         )
 
 
-def simulate(workflows: Sequence[Workflow], policy: Policy, profile: Profile, load: Load, seed: int) -> RunResult:
+def simulate(
+    workflows: Sequence[Workflow], policy: Policy, profile: Profile, load: Load, seed: int, macro_steps: bool = True
+) -> RunResult:
     """Every workflow once under the policy. Order and instants of arrival depend on load and seed only."""
     if isinstance(load, Alone):
         parts = []
         for number, workflow in enumerate(workflows):
-            driver = _Driver(profile, policy, {number: workflow})
+            driver = _Driver(profile, policy, {number: workflow}, macro_steps)
             driver.closed_loop(1)
             driver.env.run()
             parts.append(driver.result())
@@ -217,16 +262,22 @@ def simulate(workflows: Sequence[Workflow], policy: Policy, profile: Profile, lo
     shuffled = {int(number): workflows[number] for number in order}
     if isinstance(load, SessionRate):
         gaps = generator(seed, "arrivals").exponential(1 / load.per_s, len(workflows))
-        return serve(shuffled, policy, profile, gaps.cumsum().tolist())
-    driver = _Driver(profile, policy, shuffled)
+        return serve(shuffled, policy, profile, gaps.cumsum().tolist(), macro_steps)
+    driver = _Driver(profile, policy, shuffled, macro_steps)
     driver.closed_loop(load.sessions)
     driver.env.run()
     return driver.result()
 
 
-def serve(workflows: Mapping[int, Workflow], policy: Policy, profile: Profile, instants: Iterable[float]) -> RunResult:
+def serve(
+    workflows: Mapping[int, Workflow],
+    policy: Policy,
+    profile: Profile,
+    instants: Iterable[float],
+    macro_steps: bool = True,
+) -> RunResult:
     """The sessions, in their order, arriving at these instants in seconds."""
-    driver = _Driver(profile, policy, workflows)
+    driver = _Driver(profile, policy, workflows, macro_steps)
     driver.open_loop(instants)
     driver.env.run()
     return driver.result()

@@ -8,8 +8,9 @@ multi-modal inputs and KV connectors are left out.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.kv import BlockPool, Prefixes
 from sim.latency import EngineSettings
@@ -185,6 +186,64 @@ class Scheduler:
             else:
                 self.waiting.remove(request)
         return grown, finished
+
+    def repeats(self, batch: Batch) -> int:
+        """How many more times `schedule` would compose the batch just scheduled, if nothing arrives.
+
+        Zero unless every running request decodes in it. Then it ends with the first answer that ends, with the
+        blocks, or where a waiting request could get in.
+        """
+        if batch.prefill_tokens or batch.preempted or len(batch.rows) < len(self.running) or self._can_admit():
+            return 0
+        requests = [row.request for row in batch.rows]
+        left = min(r.max_num_tokens - r.num_tokens - r.num_output_placeholders for r in requests)
+        return self._with_blocks(requests, left)
+
+    def repeat(self, batch: Batch, count: int) -> Batch:
+        """The batch after `update` and `schedule` so many times; not more than `repeats` said.
+
+        Blocks are alike once they are taken, so it does not matter which request takes which. Which of two with
+        the same content is found first does depend on the order in which they filled up.
+        """
+        size = self._settings.block_size
+        filled = []
+        for index, row in enumerate(batch.rows):
+            request = row.request
+            request.num_tokens += count
+            request.num_output_tokens += count
+            request.num_computed_tokens += count
+            needed = self._num_blocks(request.num_computed_tokens) - len(request.blocks)
+            if needed:
+                request.blocks += self.pool.take(needed)
+            for end in range((request.num_registered + 1) * size, request.num_tokens + 1, size):
+                filled.append((end - request.num_tokens, index, request, end))
+        for _, _, request, end in sorted(filled, key=lambda item: item[:2]):
+            self._register(request, end)
+        return replace(batch, kv_tokens=batch.kv_tokens + count * len(batch.rows))
+
+    def _can_admit(self) -> bool:
+        """Whether a waiting request may get in although nobody ends.
+
+        One that lacks blocks does not, as free blocks only get fewer; unless somebody generates a block of its
+        prompt, so that it needs fewer.
+        """
+        settings = self._settings
+        if not self.waiting or len(self.running) >= min(settings.max_num_seqs, settings.max_num_batched_tokens):
+            return False
+        wanted = self.waiting.head().keys
+        following = ((request.keys, request.num_registered) for request in self.running)
+        return any(keys[at : at + 1] == wanted[at : at + 1] != [] for keys, at in following)
+
+    def _with_blocks(self, requests: list[Request], steps: int) -> int:
+        """The most steps, at most so many, for which there are blocks."""
+        free, size = self.pool.num_free_blocks, self._settings.block_size
+        if len(requests) * (steps // size + 1) <= free:
+            return steps
+
+        def enough(count: int) -> bool:
+            return sum(self._num_blocks(r.num_computed_tokens + count) - len(r.blocks) for r in requests) <= free
+
+        return bisect_left(range(1, steps + 1), True, key=lambda count: not enough(count))
 
     def _long_prefill_threshold(self) -> int:
         # S.schedule: a request that is alone starves nobody and gets the whole budget (not so in 0.26.0).

@@ -1,5 +1,7 @@
 """The laws of the design, over drawn workflows and engines."""
 
+from dataclasses import asdict
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -141,6 +143,23 @@ def test_6_by_hand_two_chunks_and_two_decodes():
 @given(crowds, policies, profiles(), loads)
 def test_7_the_same_inputs_give_the_same_result(crowd, policy, engine, load):
     assert simulate(crowd, policy, engine, load, 3) == simulate(crowd, policy, engine, load, 3)
+
+
+@settings(max_examples=400, deadline=None)
+@given(crowds, policies, profiles(), loads, st.integers(0, 100))
+def test_8_macro_steps_change_nothing(crowd, policy, engine, load, seed):
+    macro, step = (simulate(crowd, policy, engine, load, seed, macro_steps=macro) for macro in (True, False))
+    assert len(macro.records) == len(step.records)
+    for one, other in zip((*macro.records, *macro.sessions), (*step.records, *step.sessions), strict=True):
+        assert_same(asdict(one), asdict(other))
+    assert_same(asdict(macro.engine), asdict(step.engine))
+
+
+def assert_same(one, other):
+    """Equal, times to a relative 1e-9."""
+    for name, value in one.items():
+        same = pytest.approx(value, rel=1e-9, abs=1e-12) if isinstance(value, float) else value
+        assert other[name] == same, name
 
 
 @laws
