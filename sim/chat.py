@@ -1,8 +1,9 @@
 """Chat conversations as calls and tools, their prompts as segments that earlier prompts and answers share.
 
 Token counts follow the common chat template: per message three tokens of header and one of end, per prompt three
-more that begin the answer. A message of somebody else is one segment. An own message is three: the header that began
-it, the answer exactly as generated, and its end; so an answer that is sent again matches the KV it left behind.
+more that begin the answer. A message of somebody else is one segment, or two where it begins with a template that
+other runs share. An own message is three: the header that began it, the answer exactly as generated, and its end; so
+an answer that is sent again matches the KV it left behind.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ _OVERHEAD = 4
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """``role`` as the reader of the prompt sees it, and who said it; own messages have the role "assistant"."""
+    """``role`` as the reader of the prompt sees it, and who said it; own messages have the role "assistant".
+
+    ``template`` is the beginning of ``text`` that other runs share word for word.
+    """
 
     role: str
     text: str
     speaker: str = ""
+    template: str = ""
 
 
 @lru_cache(maxsize=4096)
@@ -87,12 +92,18 @@ def _segments(messages: Iterable[Message], tokenizer: Tokenizer) -> Iterator[Seg
         if message.role == "assistant":
             yield from (_BEGIN, answer(message.text, tokenizer), _END)
         else:
-            yield _other(message, tokenizer)
+            yield from _other(message, tokenizer)
     yield _BEGIN
 
 
 # A conversation repeats its messages in every prompt; each is counted once.
 @lru_cache(maxsize=4096)
-def _other(message: Message, tokenizer: Tokenizer) -> Segment:
-    name = segment_id(f"{message.role}\n{message.speaker}\n{message.text}")
-    return Segment(name, _OVERHEAD + tokenizer.count(message.text))
+def _other(message: Message, tokenizer: Tokenizer) -> tuple[Segment, ...]:
+    who, total = f"{message.role}\n{message.speaker}", _OVERHEAD + tokenizer.count(message.text)
+    if not message.template:
+        return (Segment(segment_id(f"{who}\n{message.text}"), total),)
+    begin = Segment(
+        segment_id(f"begin\n{who}\n{message.template}"), _BEGIN.num_tokens + tokenizer.count(message.template)
+    )
+    end = Segment(segment_id(f"end\n{who}\n{message.text}"), max(1, total - begin.num_tokens))
+    return begin, end

@@ -25,6 +25,8 @@ from sim.errors import TraceError, WorkflowError
 from sim.tokens import ESTIMATED, Tokenizer
 from sim.workflow import Workflow
 
+_NAME_LENGTH = 100
+
 
 @dataclass(frozen=True)
 class Document:
@@ -120,7 +122,15 @@ def load_document(document: Document, options: LoadOptions) -> Iterator[Workflow
 
 def segment_id(text: str) -> str:
     """A name for a text that tells nothing about it: equal texts have equal names, in every process."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    # JSON may escape half a surrogate pair, which is no UTF-8.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def identifier(value: Any, what: str) -> str:
+    """The value, if it is a short name: whatever else a damaged file has there might be a text, and stays out."""
+    if isinstance(value, str) and 0 < len(value) <= _NAME_LENGTH and value.isprintable():
+        return value
+    raise TraceError(f"{what} has no usable name; give it one of at most {_NAME_LENGTH} printable characters")
 
 
 @cache

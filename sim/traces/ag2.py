@@ -9,6 +9,10 @@ Roles are seen from the initiator, so speakers are told apart by ``name``. Two t
   the speaker with a call that was not recorded, and once more after a solution was found: 16,743 such calls in the
   full release.
 
+An agent sees its own messages as its answers, and the introductions came before the problem except for the one who
+posed it. All problems of a setting begin with the same instructions, which therefore are a segment of their own; the
+manager's selections read the group's messages without the introductions.
+
 Dependencies: the prompt is the whole history, so every call waits for the event before it: a chain of visible edges.
 Not recorded: times, token counts, system prompts of the group chat.
 """
@@ -20,8 +24,9 @@ from typing import Any
 
 from sim.chat import Message, Recorder, prompt, unknown_system
 from sim.errors import TraceError
+from sim.masft import labels
 from sim.tokens import Tokenizer
-from sim.traces import Document, LoadOptions, Skipped
+from sim.traces import Document, LoadOptions, Skipped, identifier
 from sim.workflow import EdgeKind, Segment, Workflow
 
 FRAMEWORK = "AG2"
@@ -58,7 +63,7 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     speakers = {name for name, _ in turns}
     recorder = Recorder(options.tokenizer)
     if speakers <= _PAIR:
-        notes = _two_agents(turns, recorder)
+        notes = _two_agents(turns, recorder, _problem(data))
     elif _MANAGER in speakers:
         notes = _group_chat(turns, recorder, options.hidden_calls)
     else:
@@ -66,12 +71,12 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     yield Workflow(
         id=f"ag2/{document.name}",
         framework=FRAMEWORK,
-        task=str(data["instance_id"]),
+        task=identifier(data["instance_id"], "the instance"),
         nodes=tuple(recorder.nodes),
         edges=tuple(recorder.edges),
         tape=recorder.tape,
         tokenizer=options.tokenizer.name,
-        labels=_labels(data),
+        labels=labels(data),
         success=_success(data),
         notes=notes,
     )
@@ -84,21 +89,38 @@ def _turn(number: int, turn: Any) -> Turn:
     lines: list[Any] = content if isinstance(content, list) else [content]
     if not all(isinstance(line, str) for line in lines):
         raise TraceError(f'turn {number} has no text; its "content" must be a text or a list of lines')
-    return turn["name"], "\n".join(lines)
+    return identifier(turn["name"], f"the speaker of turn {number}"), "\n".join(lines)
 
 
-def _two_agents(turns: list[Turn], recorder: Recorder) -> tuple[str, ...]:
+def _problem(data: dict[str, Any]) -> str:
+    statement = data.get("problem_statement")
+    lines = statement if isinstance(statement, list) else [statement]
+    return "\n".join(line for line in lines if isinstance(line, str))
+
+
+def _two_agents(turns: list[Turn], recorder: Recorder, problem: str) -> tuple[str, ...]:
     for index, (name, text) in enumerate(turns):
         if name == "assistant":
-            history = (Message("assistant" if who == name else "user", said) for who, said in turns[:index])
+            history = (_seen_by_assistant(turn, problem) for turn in turns[:index])
             recorder.chain(recorder.call(name, prompt((_SYSTEM, *history), recorder.tokenizer), text))
         elif index > 0 and not text.startswith(_CONTINUE):
             recorder.chain(recorder.tool("python"))
     return ()
 
 
+def _seen_by_assistant(turn: Turn, problem: str) -> Message:
+    """The message with the problem begins with instructions that are the same in every run of a setting."""
+    name, text = turn
+    if name == "assistant":
+        return Message("assistant", text)
+    template = text.removesuffix(problem) if problem and text.endswith(problem) else ""
+    return Message("user", text, template=template)
+
+
 def _group_chat(turns: list[Turn], recorder: Recorder, hidden_calls: bool) -> tuple[str, ...]:
-    started = 1 + next(index for index, (name, _) in enumerate(turns) if name == _MANAGER)
+    if [index for index, (name, _) in enumerate(turns) if name == _MANAGER] != [1]:
+        raise TraceError(f"a group chat has {_MANAGER}'s introductions in turn 1, after the problem, and nowhere else")
+    started = 2
     kind: EdgeKind = "control" if hidden_calls else "visible"
     for index, (name, text) in enumerate(turns[started:], start=started):
         if hidden_calls:
@@ -113,27 +135,19 @@ def _group_chat(turns: list[Turn], recorder: Recorder, hidden_calls: bool) -> tu
 
 
 def _view(turns: list[Turn], reader: str, tokenizer: Tokenizer) -> tuple[Segment, ...]:
-    """The conversation as an agent sees it; a tool's result under its name is not its own answer."""
-    own = (
-        name == reader and index > 0 and not text.startswith(_TOOL_RESULT) for index, (name, text) in enumerate(turns)
-    )
+    """The conversation as an agent sees it: it got the introductions first, unless it posed the problem itself."""
+    problem, introductions, *rest = turns
+    first = (problem, introductions) if problem[0] == reader else (introductions, problem)
     messages = (
-        Message("assistant", text) if mine else Message("user", text, name)
-        for mine, (name, text) in zip(own, turns, strict=True)
+        Message("assistant", text) if name == reader else Message("user", text, name) for name, text in (*first, *rest)
     )
     return unknown_system(FRAMEWORK, reader), *prompt(messages, tokenizer)
 
 
 def _select(turns: list[Turn], speaker: str, recorder: Recorder) -> None:
-    """The unrecorded call that picks the next speaker: it reads everything and answers with a name."""
-    messages = (Message("user", text, name) for name, text in turns)
+    """The unrecorded call that picks the next speaker: it reads what the agents said and answers with a name."""
+    messages = (Message("user", text, name) for name, text in turns if name != _MANAGER)
     recorder.chain(recorder.call(_MANAGER, (_SELECTION, *prompt(messages, recorder.tokenizer)), speaker))
-
-
-def _labels(data: dict[str, Any]) -> dict[str, bool]:
-    note = data.get("note")
-    options = note.get("options") if isinstance(note, dict) else None
-    return {str(name): value == "yes" for name, value in options.items()} if isinstance(options, dict) else {}
 
 
 def _success(data: dict[str, Any]) -> bool | None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from sim.chat import Message, Recorder, prompt, unknown_system
 from sim.errors import TraceError
-from sim.traces import Document, LoadOptions, Skipped
+from sim.traces import Document, LoadOptions, Skipped, identifier
 from sim.workflow import Workflow
 
 FRAMEWORK = "AppWorld"
@@ -43,6 +43,7 @@ def looks_like(document: Document) -> bool:
 def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skipped]:
     """The workflow of one task."""
     data = document.data
+    name = identifier(data["metadata"]["task_id"], "the task")
     recorder = Recorder(options.tokenizer)
     task = Message("user", str(data["metadata"].get("task_description", "")))
     contexts = {_SUPERVISOR: [task]}
@@ -50,9 +51,9 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
         kind, agent, text = _node(number, node)
         _step(kind, agent, text, contexts, recorder)
     yield Workflow(
-        id=f"appworld/{data['metadata']['task_id']}",
+        id=f"appworld/{name}",
         framework=FRAMEWORK,
-        task=str(data["metadata"]["task_id"]),
+        task=name,
         nodes=tuple(recorder.nodes),
         edges=tuple(recorder.edges),
         tape=recorder.tape,
@@ -68,8 +69,10 @@ def _node(number: int, node: Any) -> tuple[str, str, str]:
     if not isinstance(kind, str) or not isinstance(text, str):
         raise TraceError(f'node {number} needs a "type" and a text "content"')
     agent = node.get("agent")
-    if kind in ("agent_response", "agent_message", "agent_entry") and not isinstance(agent, str):
-        raise TraceError(f'node {number} is an {kind} of nobody; give it an "agent"')
+    if kind in ("agent_response", "agent_message", "agent_entry"):
+        if not isinstance(agent, str):
+            raise TraceError(f'node {number} is an {kind} of nobody; give it an "agent"')
+        identifier(agent, f"the agent of node {number}")
     return kind, str(agent), textwrap.dedent(text.partition("\n")[2]).strip()
 
 

@@ -165,4 +165,4 @@ def _plain_node(workflow: Workflow, node: Node) -> dict[str, Any]:
 
 
 def _line(data: Any) -> str:
-    return json.dumps(data, separators=(",", ":"), ensure_ascii=False) + "\n"
+    return json.dumps(data, separators=(",", ":")) + "\n"

@@ -15,7 +15,8 @@ from typing import Any
 
 from sim.chat import Message, Recorder, prompt
 from sim.errors import TraceError
-from sim.traces import Document, LoadOptions, Skipped
+from sim.masft import labels
+from sim.traces import Document, LoadOptions, Skipped, identifier
 from sim.workflow import Edge, Workflow
 
 FRAMEWORK = "Peer-Review"
@@ -45,11 +46,12 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     yield Workflow(
         id=f"peer-review/{document.name}",
         framework=FRAMEWORK,
-        task=str(data["instance_id"]),
+        task=identifier(data["instance_id"], "the instance"),
         nodes=tuple(recorder.nodes),
         edges=tuple(recorder.edges),
         tape=recorder.tape,
         tokenizer=options.tokenizer.name,
+        labels=labels(data),
     )
 
 

@@ -31,6 +31,18 @@ def test_names_are_hashes_identifiers_or_agents_and_never_text():
     agents = {node.agent for workflow in workflows for node in workflow.calls}
     assert all(identifier.fullmatch(agent) for agent in agents)
     assert len(agents) < 10
+    assert {tool.name for workflow in workflows for tool in workflow.tools} == {"python", "code"}
+
+
+def test_runs_of_one_setting_begin_their_prompts_alike():
+    workflows, _ = read([embedded_path()])
+    pairs = [workflow for workflow in workflows if "gpt-4o_orig_prompt_orig" in workflow.id]
+    first = pairs[0].calls[0].prompt[:2]
+    assert {workflow.calls[0].prompt[:2] for workflow in pairs} == {first}
+    # System message and instructions; 46.9 % of the prompt tokens of the full set.
+    prompts = [call.prompt for workflow in pairs for call in workflow.calls]
+    total = sum(segment.num_tokens for prompt in prompts for segment in prompt)
+    assert 0.4 < len(prompts) * sum(segment.num_tokens for segment in first) / total < 0.55
 
 
 def test_the_file_says_where_it_comes_from():

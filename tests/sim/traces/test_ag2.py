@@ -101,6 +101,35 @@ def test_hidden_selections_come_before_each_message_and_after_a_solution():
     assert {edge.kind for edge in workflow.edges} == {"control", "visible"}
 
 
+def test_the_instructions_before_the_problem_are_a_segment_that_runs_share():
+    prompts = [
+        run(("mathproxyagent", f"Use Python. {problem}"), *PAIR[1:], problem_statement=[problem]).calls[0].prompt
+        for problem in ("one two three", "four five")
+    ]
+    one, other = prompts
+    assert one[:2] == other[:2]
+    assert one[2] != other[2]
+    assert sum(segment.num_tokens for segment in one) == (5 + 4) + (5 + 4) + 3
+
+
+def test_the_introductions_come_before_the_problem_except_for_the_one_who_posed_it():
+    turns = (*GROUP[:2], ("Agent_Verifier", "a doubt"), ("Agent_Problem_Solver", "a plan"))
+    verifier, solver = run(*turns).calls
+    assert [segment.num_tokens for segment in verifier.prompt[1:]] == [3, 2, 1, 6, 3]
+    assert [segment.num_tokens for segment in solver.prompt[1:]] == [6, 6, 6, 3]
+    other_problem = run(("Agent_Verifier", "another one"), *turns[1:]).calls[1]
+    assert solver.prompt[:2] == other_problem.prompt[:2]
+
+
+def test_the_managers_selection_does_not_read_its_introductions():
+    select = run(*GROUP, hidden_calls=True).calls[0]
+    assert select.num_prompt_tokens == 120 + (2 + 4) + 3
+
+
+def test_the_manager_speaks_only_once():
+    assert "nowhere else" in run(*GROUP, ("chat_manager", "more")).reason
+
+
 def test_labels_are_kept():
     assert run(*PAIR, note={"options": {"Derailing": "yes", "Other": "no"}}).labels == {
         "Derailing": True,
@@ -116,7 +145,8 @@ def test_labels_are_kept():
         ([{"role": "user", "name": "assistant"}], "turn 0 has no text"),
         ([{"role": "user", "name": "nobody", "content": "x"}], "speakers nobody"),
         ([{"role": "user", "name": "mathproxyagent", "content": "x"}], "no LLM call"),
-        ([{"role": "user", "name": "chat_manager", "content": "x"}], "no LLM call"),
+        ([{"role": "user", "name": "chat_manager", "content": "x"}], "introductions in turn 1"),
+        ([{"role": "user", "name": "two\nlines", "content": "x"}], "the speaker of turn 0 has no usable name"),
         ([{"role": "user", "name": "assistant", "content": "x"}, "text"], "turn 1 has no speaker"),
     ],
 )
@@ -158,3 +188,13 @@ def test_every_real_file_loads_with_the_calls_and_tools_of_its_messages(mast, or
     assert {workflow.parallelism() for workflow in workflows} == {1.0}
     hidden, _ = read([mast / "ag2_experiments.jsonl.gz"], LoadOptions(WORDS.tokenizer, hidden_calls=True))
     assert sum(len(workflow.calls) for workflow in hidden) == counts["calls"] + counts["hidden"]
+    assert counts == {"calls": 5162, "tools": 1763, "hidden": 3517}
+
+
+def test_the_group_chats_are_as_long_as_those_of_the_full_release(originals):
+    groups = [row for row in originals if "orig_topology" not in row[0]]
+    counts = count(groups)
+    # 2,379 group chats of the full release: 12,105 calls, 2,349 tool results, 16,743 selections.
+    assert counts["calls"] / len(groups) == pytest.approx(12105 / 2379, rel=0.05)
+    assert counts["tools"] / len(groups) == pytest.approx(2349 / 2379, rel=0.05)
+    assert counts["hidden"] / len(groups) == pytest.approx(16743 / 2379, rel=0.05)

@@ -5,8 +5,8 @@ import pytest
 from sim.traces import Document, LoadOptions, load_document, read
 
 
-def debate(trajectory):
-    data = {"instance_id": "id", "trajectory": trajectory}
+def debate(trajectory, **keys):
+    data = {"instance_id": "id", "trajectory": trajectory, **keys}
     (item,) = load_document(Document("d.json", json.dumps(data)), LoadOptions())
     return item
 
@@ -33,6 +33,11 @@ def test_a_review_reads_its_own_history_and_the_answer_quoted_in_it():
     assert workflow.span() == 2
 
 
+def test_labels_are_kept():
+    workflow = debate({"0": talk("question", "answer")}, note={"options": {"Derailing": "yes", "Other": "no"}})
+    assert workflow.labels == {"Derailing": True, "Other": False}
+
+
 @pytest.mark.parametrize(
     ("trajectory", "problem"),
     [
@@ -55,4 +60,5 @@ def test_the_five_real_debates_have_twelve_calls_of_depth_four(mast):
     for workflow in workflows:
         assert (len(workflow.calls), workflow.span(), workflow.parallelism()) == (12, 4, 3)
         # First answers; each review reads its own last call and one answer; the revision reads both reviews.
+        assert any(workflow.labels.values())
         assert sorted(len(workflow.parents[call.id]) for call in workflow.calls) == [0] * 3 + [2] * 6 + [3] * 3
