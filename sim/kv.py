@@ -40,31 +40,30 @@ class Prefixes:
 class BlockPool:
     """Blocks that are free or held, and the cached content of both. Block 0 is vLLM's null block.
 
-    ``unhashed_first``: blocks without cached content are freed to the front of the queue and so reused
-    first (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2).
+    The free queue is in three parts: blocks freed to its front, blocks never used yet, and blocks freed to its end.
+    ``unhashed_first``: blocks without cached content go to the front and so are reused first
+    (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2).
     """
 
     def __init__(self, num_gpu_blocks: int, unhashed_first: bool = True) -> None:
-        self.num_usable_blocks = num_gpu_blocks - 1
+        self.num_usable_blocks = self.num_free_blocks = num_gpu_blocks - 1
         self._unhashed_first = unhashed_first
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(1, num_gpu_blocks))
-        self._holders = [0] * num_gpu_blocks
-        self._key: list[int | None] = [None] * num_gpu_blocks
-        self._cached: dict[int, dict[int, None]] = {}
-
-    @property
-    def num_free_blocks(self) -> int:
-        """Blocks nobody holds; those with cached content count too."""
-        return len(self._free)
+        self._front: list[int] = []
+        self._end: OrderedDict[int, None] = OrderedDict()
+        # Of every block used so far; a pool can be large and its blocks never touched.
+        self._holders = [0]
+        self._key: list[int | None] = [None]
+        self._cached: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}
 
     def find(self, keys: Sequence[int], limit: int) -> list[int]:
         """The blocks of the longest cached prefix, at most ``limit`` of them; nothing is taken."""
         found = []
         for key in keys[:limit]:
-            blocks = self._cached.get(key)
-            if blocks is None:
+            block = self._cached.get(key)
+            if block is None:
                 break
-            found.append(next(iter(blocks)))
+            found.append(block)
         return found
 
     def num_unheld(self, blocks: Iterable[int]) -> int:
@@ -75,44 +74,60 @@ class BlockPool:
         """Hold found blocks; those nobody held leave the free queue."""
         for block in blocks:
             if self._holders[block] == 0:
-                del self._free[block]
+                del self._end[block]
+                self.num_free_blocks -= 1
             self._holders[block] += 1
 
     def take(self, count: int) -> list[int]:
         """``count`` blocks from the front of the free queue; what they had cached is lost now."""
-        assert count <= len(self._free)
-        blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
-        for block in blocks:
-            self._forget(block)
-            self._holders[block] = 1
-        return blocks
+        assert count <= self.num_free_blocks
+        self.num_free_blocks -= count
+        return [self._take() for _ in range(count)]
 
     def register(self, block: int, key: int) -> None:
-        """From now on the block can be found under the key."""
+        """From now on the block can be found under the key; of several the first registered is."""
         self._key[block] = key
-        self._cached.setdefault(key, {})[block] = None
+        if self._cached.setdefault(key, block) != block:
+            self._more.setdefault(key, []).append(block)
 
     def free(self, blocks: Sequence[int]) -> None:
         """Give back a request's blocks, last one first, so that its prefix stays longest."""
-        unhashed = []
         for block in reversed(blocks):
             self._holders[block] -= 1
             assert self._holders[block] >= 0
             if self._holders[block]:
                 continue
+            self.num_free_blocks += 1
             if self._key[block] is None and self._unhashed_first:
-                unhashed.append(block)
+                self._front.append(block)
             else:
-                self._free[block] = None
-        for block in reversed(unhashed):
-            self._free[block] = None
-            self._free.move_to_end(block, last=False)
+                self._end[block] = None
+
+    def _take(self) -> int:
+        if self._front:
+            block = self._front.pop()
+        elif len(self._holders) <= self.num_usable_blocks:
+            block = len(self._holders)
+            self._holders.append(0)
+            self._key.append(None)
+        else:
+            block, _ = self._end.popitem(last=False)
+            self._forget(block)
+        self._holders[block] = 1
+        return block
 
     def _forget(self, block: int) -> None:
         key = self._key[block]
         if key is None:
             return
         self._key[block] = None
-        del self._cached[key][block]
-        if not self._cached[key]:
+        more = self._more.get(key)
+        if more is None:
             del self._cached[key]
+            return
+        if self._cached[key] == block:
+            self._cached[key] = more.pop(0)
+        else:
+            more.remove(block)
+        if not more:
+            del self._more[key]

@@ -72,10 +72,10 @@ MUTATIONS = {
     "freed head first": ("for block in reversed(blocks):", "for block in blocks:"),
     "unhashed last": ("and self._unhashed_first", "and False"),
     "hashed first": ("if self._key[block] is None and self._unhashed_first", "if self._unhashed_first"),
-    "newest duplicate found": ("next(iter(blocks))", "next(reversed(blocks))"),
+    "newest duplicate found": ("more.pop(0)", "more.pop()"),
     "content forgotten when freed": (
-        "if self._holders[block]:\n                continue",
-        "if self._holders[block]:\n                continue\n            self._forget(block)",
+        "self.num_free_blocks += 1",
+        "self.num_free_blocks += 1\n            self._forget(block)",
     ),
 }
 
