@@ -65,6 +65,7 @@ def _bound(ax: Axes, row: int, bound: float) -> None:
         ha="center",
         va="bottom",
         fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )
 
 
