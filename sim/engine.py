@@ -57,6 +57,7 @@ class SimulatedServer:
         self._scheduler = Scheduler(profile.engine)
         self._on_done = on_done
         self._sent: dict[Request, Sent] = {}
+        self._inbox: list[Request] = []
         self._wake = env.event()
         self._can_be_cut = False
         self.stats = EngineStats()
@@ -69,7 +70,7 @@ class SimulatedServer:
             self._env.process(self._refuse(sent))
             return
         self._sent[sent.request] = sent
-        self._scheduler.add(sent.request)
+        self._inbox.append(sent.request)
         if not self._wake.triggered:
             self._wake.succeed()
         if self._can_be_cut:
@@ -86,17 +87,22 @@ class SimulatedServer:
             ahead = None
             while self._sent:
                 # Scheduled ahead, a step can come out empty: all tokens that are left were under way.
-                batch = ahead if ahead and ahead.rows else self._schedule()
-                assert batch.rows, "requests wait and none can be scheduled"
+                batch = ahead if ahead and ahead.num_rows else self._schedule()
+                assert batch.num_rows, "requests wait and none can be scheduled"
                 self._note_scheduled(batch)
                 ahead = self._schedule() if self._ahead else None
                 steps = yield from self._run(batch, 1 + self._repeats(batch, ahead))
-                repeated = self._scheduler.repeat(ahead or batch, steps - 1) if steps > 1 else ahead
-                ahead = repeated if self._ahead else None
+                if steps > 1:
+                    last = ahead or batch
+                    following = self._scheduler.skip(last, steps - 1)
+                    batch, ahead = (last, following) if ahead else (following, None)
                 self._end(batch)
             self._wake = self._env.event()
 
     def _schedule(self) -> Batch:
+        for request in self._inbox:
+            self._scheduler.add(request)
+        self._inbox.clear()
         batch = self._scheduler.schedule()
         self.stats += EngineStats(num_preemptions=len(batch.preempted))
         return batch
@@ -109,15 +115,13 @@ class SimulatedServer:
 
     def _repeats(self, batch: Batch, ahead: Batch | None) -> int:
         """How often the step can be repeated; with a step scheduled ahead, that one must be the same."""
-        if not self._macro_steps or batch.prefill_tokens:
-            return 0
-        if ahead and [row.request for row in ahead.rows] != [row.request for row in batch.rows]:
+        if not self._macro_steps or batch.rows or (ahead and ahead.num_decoding != batch.num_decoding):
             return 0
         return self._scheduler.repeats(ahead or batch)
 
     def _run(self, batch: Batch, count: int) -> Generator[simpy.Event, Any, int]:
         """Let the time of up to ``count`` equal steps pass; returns how many were made when a request arrived."""
-        rows = len(batch.rows)
+        rows = batch.num_rows
         first = self._step_time(batch.prefill_tokens, batch.decode_seqs, batch.kv_tokens, batch.attention_pairs)
         growth = self._step_time.kv_token_s * rows
 
@@ -132,8 +136,7 @@ class SimulatedServer:
             steps = 1 + bisect_left(range(1, count), self._env.now - began, key=seconds)
             yield self._env.timeout(began + seconds(steps) - self._env.now)
         self._can_be_cut = False
-        tokens = sum(row.num_new for row in batch.rows)
-        self.stats += EngineStats(steps, seconds(steps), rows * steps, tokens * steps)
+        self.stats += EngineStats(steps, seconds(steps), rows * steps, batch.num_tokens * steps)
         return steps
 
     def _end(self, batch: Batch) -> None:

@@ -8,10 +8,10 @@ multi-modal inputs and KV connectors are left out.
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from sim.decoding import Decoding
 from sim.kv import BlockPool, Prefixes
 from sim.latency import EngineSettings
 from sim.workflow import Segment
@@ -23,7 +23,8 @@ class Request:
 
     ``keys`` name the full blocks of prompt and answer; ``num_cached_tokens`` is None before admission. With
     asynchronous scheduling ``num_output_placeholders`` tokens are computed but not back yet, and after a
-    preemption ``num_stale_tokens`` of the tokens in flight belong to the time before it.
+    preemption ``num_stale_tokens`` of the tokens in flight belong to the time before it. While the request is a
+    member of `Decoding`, its counters of tokens stand still.
     """
 
     prompt: tuple[Segment, ...]
@@ -44,18 +45,18 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     num_registered: int = 0
     running: bool = False
+    admitted: int = -1
+    joined: int = -1
+    offset: int = 0
+    max_num_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.num_prompt_tokens = self.num_tokens = sum(segment.num_tokens for segment in self.prompt)
+        self.max_num_tokens = self.num_prompt_tokens + self.answer.num_tokens
 
     def __lt__(self, other: Request) -> bool:
         """Sooner in the queue of `--scheduling-policy priority` (``Request.__lt__``)."""
         return (self.priority, self.arrival_s, self.number) < (other.priority, other.arrival_s, other.number)
-
-    @property
-    def max_num_tokens(self) -> int:
-        """Prompt and whole answer."""
-        return self.num_prompt_tokens + self.answer.num_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,34 @@ class Row:
         return self.num_new == 1 and self.num_computed >= self.request.num_prompt_tokens
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Batch:
-    """One step: its rows in order, who was preempted for it, and the sums that its time depends on.
+    """One step: ``num_decoding`` members of `Decoding`, rows of other requests, and the sums its time depends on.
 
     Each row reads the KV of its context once; a prefill chunk of n tokens after c computed ones attends to
-    n * c + n * (n + 1) / 2 pairs.
+    n * c + n * (n + 1) / 2 pairs. ``clock`` is that of `Decoding` after the step was composed; ``loose`` are members
+    that left while the step was under way.
     """
 
-    rows: tuple[Row, ...]
-    preempted: tuple[Request, ...]
+    rows: list[Row]
+    preempted: list[Request]
+    num_decoding: int
+    clock: int
     prefill_tokens: int
     decode_seqs: int
     kv_tokens: int
     attention_pairs: int
+    loose: list[Request] = field(default_factory=list)
+
+    @property
+    def num_rows(self) -> int:
+        """Requests in the step."""
+        return self.num_decoding + len(self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in the step."""
+        return self.prefill_tokens + self.decode_seqs
 
 
 class Queue:
@@ -146,6 +161,11 @@ class Scheduler:
         self._watermark = int(settings.watermark * settings.num_gpu_blocks)
         self.waiting = Queue(self._by_priority)
         self.running: list[Request] = []
+        self._lag = int(settings.async_scheduling)
+        self._decoding = Decoding(settings.block_size, self._lag)
+        self._others: dict[Request, None] = {}
+        self._under_way: list[Batch] = []
+        self._num_admitted = 0
 
     def refusal(self, request: Request) -> str | None:
         """Why the request can never run, or None."""
@@ -166,26 +186,47 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """Compose the next step (``S.schedule``); its tokens count as computed from now on."""
-        rows: dict[Request, tuple[int, int]] = {}
         preempted: list[Request] = []
         threshold = self._long_prefill_threshold()
-        budget = self._schedule_running(rows, preempted, threshold)
+        for request in self._decoding.ending():
+            self._leave(request)
+        rows = self._plan(threshold)
+        if rows is None:
+            rows, budget = self._schedule_running(preempted, threshold)
+        else:
+            budget = self._carry_out(rows)
+        num_decoding, kv_tokens = len(self._decoding), self._decoding.kv_tokens
         # S.schedule: a step that preempted a request admits none.
         if not preempted:
             self._schedule_waiting(rows, budget, threshold)
-        return self._batch(rows, preempted)
+        batch = self._batch(rows, preempted, num_decoding, kv_tokens)
+        self._under_way.append(batch)
+        return batch
 
     def update(self, batch: Batch) -> tuple[list[Request], list[Request]]:
-        """The step is done (``S.update_from_output``): who got a token, and who of them has finished."""
-        grown = [row.request for row in batch.rows if self._take_output(row)]
+        """The step is done (``S.update_from_output``): whose counters grew, and who has finished.
+
+        Members of `Decoding` grow too, without being named: none of them gets its first or its last token.
+        """
+        self._under_way.remove(batch)
+        grown = [row.request for row in batch.rows if self._take_output(row.request, row.num_new, row.samples)]
+        grown += [request for request in batch.loose if self._take_output(request, 1, True)]
         finished = [request for request in grown if request.num_output_tokens == request.answer.num_tokens]
-        for request in finished:
+        for request in sorted(finished, key=lambda request: request.admitted):
             if request.running:
                 self.running.remove(request)
+                del self._others[request]
                 self._free(request)
             else:
                 self.waiting.remove(request)
         return grown, finished
+
+    def all_rows(self, batch: Batch) -> list[tuple[Request, int, int]]:
+        """(request, tokens, tokens computed before) of the batch just scheduled, in vLLM's order."""
+        rows = {row.request: (row.request, row.num_new, row.num_computed) for row in batch.rows}
+        decoding = ((r, 1, r.offset + batch.clock - 1) for r in self.running if r in self._decoding and r not in rows)
+        rows |= {row[0]: row for row in decoding}
+        return [rows[request] for request in self.running if request in rows]
 
     def repeats(self, batch: Batch) -> int:
         """How many more times `schedule` would compose the batch just scheduled, if nothing arrives.
@@ -193,33 +234,16 @@ class Scheduler:
         Zero unless every running request decodes in it. Then it ends with the first answer that ends, with the
         blocks, or where a waiting request could get in.
         """
-        if batch.prefill_tokens or batch.preempted or len(batch.rows) < len(self.running) or self._can_admit():
+        if batch.rows or batch.preempted or self._others or self._can_admit():
             return 0
-        requests = [row.request for row in batch.rows]
-        left = min(r.max_num_tokens - r.num_tokens - r.num_output_placeholders for r in requests)
-        return self._with_blocks(requests, left)
+        return self._decoding.steps_until(self.pool.num_free_blocks)
 
-    def repeat(self, batch: Batch, count: int) -> Batch:
-        """The batch after `update` and `schedule` so many times; not more than `repeats` said.
-
-        Blocks are alike once they are taken, so it does not matter which request takes which. Which of two with
-        the same content is found first does depend on the order in which they filled up.
-        """
-        size = self._settings.block_size
-        filled = []
-        for index, row in enumerate(batch.rows):
-            request = row.request
-            request.num_tokens += count
-            request.num_output_tokens += count
-            request.num_computed_tokens += count
-            needed = self._num_blocks(request.num_computed_tokens) - len(request.blocks)
-            if needed:
-                request.blocks += self.pool.take(needed)
-            for end in range((request.num_registered + 1) * size, request.num_tokens + 1, size):
-                filled.append((end - request.num_tokens, index, request, end))
-        for _, _, request, end in sorted(filled, key=lambda item: item[:2]):
-            self._register(request, end)
-        return replace(batch, kv_tokens=batch.kv_tokens + count * len(batch.rows))
+    def skip(self, batch: Batch, count: int) -> Batch:
+        """The batch after `update` and `schedule` so many times more; not more than `repeats` said."""
+        self._decoding.advance(count - 1, self.pool)
+        batch.clock = self._decoding.clock
+        self._under_way = [batch] * self._lag
+        return self.schedule()
 
     def _can_admit(self) -> bool:
         """Whether a waiting request may get in although nobody ends.
@@ -234,24 +258,63 @@ class Scheduler:
         following = ((request.keys, request.num_registered) for request in self.running)
         return any(keys[at : at + 1] == wanted[at : at + 1] != [] for keys, at in following)
 
-    def _with_blocks(self, requests: list[Request], steps: int) -> int:
-        """The most steps, at most so many, for which there are blocks."""
-        free, size = self.pool.num_free_blocks, self._settings.block_size
-        if len(requests) * (steps // size + 1) <= free:
-            return steps
-
-        def enough(count: int) -> bool:
-            return sum(self._num_blocks(r.num_computed_tokens + count) - len(r.blocks) for r in requests) <= free
-
-        return bisect_left(range(1, steps + 1), True, key=lambda count: not enough(count))
-
     def _long_prefill_threshold(self) -> int:
         # S.schedule: a request that is alone starves nobody and gets the whole budget (not so in 0.26.0).
         alone = self._settings.exempts_lone_prefill and len(self.running) + len(self.waiting) == 1
         return 0 if alone else self._settings.long_prefill_token_threshold
 
-    def _schedule_running(self, rows: dict[Request, tuple[int, int]], preempted: list[Request], threshold: int) -> int:
-        """Running requests first, in the order of their admission; returns the budget that is left."""
+    def _plan(self, threshold: int) -> dict[Request, tuple[int, int]] | None:
+        """Rows of the running requests that are no members of `Decoding`, where all of those can decode at once.
+
+        None where the order of admission decides who gets tokens or blocks.
+        """
+        whole_budget = self._settings.max_num_batched_tokens
+        budget = whole_budget - len(self._decoding)
+        if budget < 0:
+            return None
+        others = sorted(self._others, key=lambda request: request.admitted)
+        wanted = {request: self._num_new(request, whole_budget, threshold) for request in others}
+        rows, needed = {}, self._decoding.blocks_needed()
+        for request, num_new in wanted.items():
+            num_new = min(num_new, budget)
+            if num_new:
+                rows[request] = (num_new, request.num_computed_tokens)
+                budget -= num_new
+                needed += self._num_blocks(request.num_computed_tokens + num_new) - len(request.blocks)
+        if needed > self.pool.num_free_blocks:
+            return None
+        complete = all(rows.get(request, (0,))[0] == num_new for request, num_new in wanted.items())
+        younger = all(request.admitted > self._decoding.youngest for request in wanted if wanted[request])
+        return rows if complete or younger else None
+
+    def _carry_out(self, rows: dict[Request, tuple[int, int]]) -> int:
+        """Blocks for all members of `Decoding` and for the planned rows; returns the budget that is left."""
+        self._decoding.advance(1, self.pool)
+        budget = self._settings.max_num_batched_tokens - len(self._decoding)
+        for request, (num_new, _) in rows.items():
+            allocated = self._allocate(request, num_new)
+            assert allocated
+            budget -= num_new
+        return budget
+
+    def _leave(self, request: Request) -> None:
+        """The counters of a request that was a member of `Decoding` until now."""
+        request.num_computed_tokens = request.offset + self._decoding.clock
+        request.num_output_placeholders = self._lag
+        request.num_tokens = request.num_computed_tokens + 1 - self._lag
+        request.num_output_tokens = request.num_tokens - request.num_prompt_tokens
+        for batch in self._under_way:
+            if request.joined < batch.clock:
+                batch.loose.append(request)
+                request.num_in_flight_tokens += 1
+        self._others[request] = None
+
+    def _schedule_running(self, preempted: list[Request], threshold: int) -> tuple[dict[Request, tuple[int, int]], int]:
+        """Running requests first, one by one in the order of their admission; returns rows and the budget left."""
+        for request in self._decoding.leave_all():
+            self._leave(request)
+        self._decoding.clock += 1
+        rows: dict[Request, tuple[int, int]] = {}
         budget, index = self._settings.max_num_batched_tokens, 0
         while index < len(self.running) and budget > 0:
             request = self.running[index]
@@ -263,14 +326,13 @@ class Scheduler:
                 victim = self._preempt()
                 preempted.append(victim)
                 if victim is request:
-                    return budget
+                    return rows, budget
                 given_back, _ = rows.pop(victim, (0, 0))
                 budget += given_back
-                # Only a victim that stood before the request moves it; one already scheduled always did.
                 index = self.running.index(request) + 1
             rows[request] = (num_new, request.num_computed_tokens)
             budget -= num_new
-        return budget
+        return rows, budget
 
     def _num_new(self, request: Request, budget: int, threshold: int) -> int:
         in_flight = request.num_output_placeholders
@@ -287,6 +349,7 @@ class Scheduler:
         """
         last = max(self.running, key=lambda r: (r.priority, r.arrival_s)) if self._by_priority else self.running[-1]
         self.running.remove(last)
+        del self._others[last]
         self._free(last)
         last.num_computed_tokens = 0
         last.num_stale_tokens = last.num_in_flight_tokens
@@ -313,6 +376,8 @@ class Scheduler:
             if not self._admit(request, found, computed, num_new):
                 break
             self.running.append(self.waiting.pop())
+            self._others[request] = None
+            request.admitted = self._num_admitted = self._num_admitted + 1
             rows[request] = (num_new, computed)
             budget -= num_new
 
@@ -353,34 +418,41 @@ class Scheduler:
             self.pool.register(request.blocks[index], request.keys[index])
         request.num_registered = max(request.num_registered, full)
 
-    def _batch(self, computed: dict[Request, tuple[int, int]], preempted: list[Request]) -> Batch:
-        """Count the step's tokens as computed (``S._update_after_schedule``) and add up its sums."""
-        rows = tuple(_advance(request, *counts) for request, counts in computed.items())
-        prefills = [row for row in rows if not row.is_decode]
-        return Batch(
-            rows,
-            tuple(preempted),
-            prefill_tokens=sum(row.num_new for row in prefills),
-            decode_seqs=len(rows) - len(prefills),
-            kv_tokens=sum(row.num_computed + row.num_new for row in rows),
-            attention_pairs=sum(
-                row.num_new * row.num_computed + row.num_new * (row.num_new + 1) // 2 for row in prefills
-            ),
-        )
+    def _batch(
+        self,
+        computed: dict[Request, tuple[int, int]],
+        preempted: list[Request],
+        num_decoding: int,
+        kv_tokens: int,
+    ) -> Batch:
+        """Count the rows' tokens as computed (``S._update_after_schedule``) and add up the step's sums."""
+        batch = Batch([], preempted, num_decoding, self._decoding.clock, 0, num_decoding, kv_tokens, 0)
+        for request, (num_new, before) in computed.items():
+            row = _advance(request, num_new, before)
+            batch.rows.append(row)
+            batch.kv_tokens += before + num_new
+            if row.is_decode:
+                batch.decode_seqs += 1
+            else:
+                batch.prefill_tokens += num_new
+                batch.attention_pairs += num_new * before + num_new * (num_new + 1) // 2
+            if row.samples and request.num_computed_tokens < request.max_num_tokens - 1:
+                self._decoding.join(request)
+                del self._others[request]
+        return batch
 
-    def _take_output(self, row: Row) -> bool:
-        request = row.request
-        request.num_in_flight_tokens -= row.num_new
+    def _take_output(self, request: Request, num_new: int, samples: bool) -> bool:
+        request.num_in_flight_tokens -= num_new
         stale = request.num_stale_tokens > 0
         if stale:
-            request.num_stale_tokens -= row.num_new
-        if not row.samples:
+            request.num_stale_tokens -= num_new
+        if not samples:
             return False
         request.num_tokens += 1
         request.num_output_tokens += 1
         if not stale:
             request.num_output_placeholders -= 1
-        if request.running:
+        if request.running and request in self._others:
             # AsyncScheduler: a generated token can be cached only now; otherwise it was when scheduled.
             self._register(request, request.num_computed_tokens - request.num_output_placeholders)
         return True

@@ -1,5 +1,6 @@
 """The laws of the design, over drawn workflows and engines."""
 
+from collections import deque
 from dataclasses import asdict
 
 import pytest
@@ -75,13 +76,18 @@ def test_3_blocks_are_free_or_held_after_every_step_and_no_step_is_idle(drawn, e
     requests = [request for request in drawn_requests(drawn) if scheduler.refusal(request) is None]
     for request in requests:
         scheduler.add(request)
-    left = set(requests)
+    left, under_way = set(requests), deque()
     while left:
         batch = scheduler.schedule()
-        assert batch.rows
-        assert sum(row.num_new for row in batch.rows) <= engine.engine.max_num_batched_tokens
-        assert len(batch.rows) <= len(scheduler.running) <= engine.engine.max_num_seqs
-        left -= set(scheduler.update(batch)[1])
+        under_way.append(batch)
+        rows = scheduler.all_rows(batch)
+        assert batch.num_rows == len(rows)
+        assert rows or len(under_way) > 1
+        assert batch.num_tokens == sum(num_new for _, num_new, _ in rows) <= engine.engine.max_num_batched_tokens
+        assert batch.kv_tokens == sum(num_new + computed for _, num_new, computed in rows)
+        assert len(rows) <= len(scheduler.running) <= engine.engine.max_num_seqs
+        if len(under_way) > engine.engine.async_scheduling:
+            left -= set(scheduler.update(under_way.popleft())[1])
         held = {block for request in scheduler.running for block in request.blocks}
         assert scheduler.pool.num_free_blocks + len(held) == scheduler.pool.num_usable_blocks
     assert scheduler.pool.num_free_blocks == scheduler.pool.num_usable_blocks

@@ -22,7 +22,7 @@ def steps(engine, count=None):
     seen = []
     while (engine.waiting or engine.running) and (count is None or len(seen) < count):
         batch = engine.schedule()
-        seen.append({row.request.prompt[-1].segment_id: row.num_new for row in batch.rows})
+        seen.append({r.prompt[-1].segment_id: num_new for r, num_new, _ in engine.all_rows(batch)})
         engine.update(batch)
     return seen
 

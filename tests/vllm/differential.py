@@ -103,7 +103,12 @@ def engine(rng):
     )
     # Long prompts in small chunks, blocks running out, the least urgent not always the youngest.
     changes = {"max_num_seqs": 6, "max_num_batched_tokens": 24, "scheduling_policy": "priority"}
-    changes |= {"scheduler_reserve_full_isl": False, "num_gpu_blocks": 1 + 400 // block_size, "watermark": 0.0}
+    changes |= {
+        "long_prefill_token_threshold": rng.choice([0, 0, 5]),
+        "scheduler_reserve_full_isl": False,
+        "num_gpu_blocks": 1 + 400 // block_size,
+        "watermark": 0.0,
+    }
     return settings.model_copy(update=changes) if tight and chunked else settings
 
 
@@ -143,7 +148,7 @@ class Ours:
     def schedule(self):
         batch = self.scheduler.schedule()
         self.under_way.append(batch)
-        rows = [(row.request.number, row.num_new, row.num_computed) for row in batch.rows]
+        rows = [(request.number, *counts) for request, *counts in self.scheduler.all_rows(batch)]
         return rows, sorted(request.number for request in batch.preempted)
 
     def update(self):
@@ -285,13 +290,14 @@ def mutant(old, new):
     """`sim.scheduler` with one rule broken."""
     found = 0
     modules = {}
-    for name in ("kv", "scheduler"):
+    for name in ("kv", "decoding", "scheduler"):
         source = (ROOT / "sim" / f"{name}.py").read_text()
         found += source.count(old)
         spec = importlib.util.spec_from_loader(f"mutant_{name}", loader=None)
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         source = source.replace(old, new).replace("from sim.kv import", "from mutant_kv import")
+        source = source.replace("from sim.decoding import", "from mutant_decoding import")
         exec(compile(source, f"{name} with {new!r}", "exec"), module.__dict__)
         modules[name] = module
     assert found == 1, f"{old!r} occurs {found} times"

@@ -1,0 +1,110 @@
+"""The requests that decode in every step, advanced as one.
+
+A step adds one token to each of them, so what a step costs does not have to grow with their number: a clock counts
+steps, a request's computed tokens are its offset plus the clock, and only those whose block is full, or whose answer
+ends, are looked at.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.kv import BlockPool
+    from sim.scheduler import Request
+
+
+class Decoding:
+    """Members by the step in which they need a block, fill one, and end.
+
+    ``lag``: how many of a request's tokens are under way when a step is composed (1 with asynchronous scheduling); its
+    full blocks can be found that much later. ``kv_tokens`` is the sum of the members' computed tokens.
+    """
+
+    def __init__(self, block_size: int, lag: int) -> None:
+        self.clock = 0
+        self.kv_tokens = 0
+        self.youngest = -1
+        self._size = block_size
+        self._lag = lag
+        self._members: dict[Request, None] = {}
+        self._grow: list[dict[Request, None]] = [{} for _ in range(block_size)]
+        self._fill: list[dict[Request, None]] = [{} for _ in range(block_size)]
+        self._ends: list[tuple[int, int, Request]] = []
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._members
+
+    def join(self, request: Request) -> None:
+        """From the next step on the request decodes one token a step."""
+        request.joined = self.clock
+        request.offset = offset = request.num_computed_tokens - self.clock
+        self._members[request] = None
+        self._grow[(1 - offset) % self._size][request] = None
+        self._fill[(self._lag - offset) % self._size][request] = None
+        heapq.heappush(self._ends, (request.max_num_tokens - 1 - offset, request.admitted, request))
+        self.kv_tokens += request.num_computed_tokens
+        self.youngest = max(self.youngest, request.admitted)
+
+    def ending(self) -> list[Request]:
+        """The members whose last token the next step brings, in order of admission; they leave."""
+        ending = []
+        while self._ends and self._ends[0][0] == self.clock + 1:
+            ending.append(heapq.heappop(self._ends)[2])
+            self._remove(ending[-1])
+        return ending
+
+    def leave_all(self) -> list[Request]:
+        """All members leave."""
+        members = list(self._members)
+        for request in members:
+            self._remove(request)
+        self._ends.clear()
+        return members
+
+    def blocks_needed(self) -> int:
+        """Blocks that the members need for the next step."""
+        return len(self._grow[(self.clock + 1) % self._size])
+
+    def steps_until(self, free_blocks: int) -> int:
+        """Steps up to the one that ends the first answer, as far as there are blocks."""
+        steps = self._ends[0][0] - self.clock
+        if len(self) * (steps // self._size + 1) <= free_blocks:
+            return steps
+        for step in range(1, steps + 1):
+            free_blocks -= len(self._grow[(self.clock + step) % self._size])
+            if free_blocks < 0:
+                return step - 1
+        return steps
+
+    def advance(self, steps: int, pool: BlockPool) -> None:
+        """Compose so many steps for all members: blocks for those that need one, full ones can be found."""
+        grow, fill, size = self._grow, self._fill, self._size
+        for clock in range(self.clock + 1, self.clock + steps + 1):
+            for request in grow[clock % size]:
+                request.blocks += pool.take(1)
+            filled = fill[clock % size]
+            if filled:
+                self._register(filled, clock, pool)
+        self.clock += steps
+        self.kv_tokens += steps * len(self._members)
+
+    def _register(self, filled: dict[Request, None], clock: int, pool: BlockPool) -> None:
+        # Which of two blocks with the same content is found depends on who came first.
+        for request in sorted(filled, key=lambda request: request.admitted) if len(filled) > 1 else filled:
+            full = (request.offset + clock - self._lag) // self._size
+            if request.num_registered < full <= len(request.keys):
+                pool.register(request.blocks[full - 1], request.keys[full - 1])
+                request.num_registered = full
+
+    def _remove(self, request: Request) -> None:
+        del self._members[request]
+        del self._grow[(1 - request.offset) % self._size][request]
+        del self._fill[(self._lag - request.offset) % self._size][request]
+        self.kv_tokens -= request.offset + self.clock
+        if not self._members:
+            self.youngest = -1
