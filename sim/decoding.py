@@ -81,25 +81,26 @@ class Decoding:
                 return step - 1
         return steps
 
-    def advance(self, steps: int, pool: BlockPool) -> None:
-        """Compose so many steps for all members: blocks for those that need one, full ones can be found."""
-        grow, fill, size = self._grow, self._fill, self._size
-        for clock in range(self.clock + 1, self.clock + steps + 1):
-            for request in grow[clock % size]:
-                request.blocks += pool.take(1)
-            filled = fill[clock % size]
-            if filled:
-                self._register(filled, clock, pool)
-        self.clock += steps
-        self.kv_tokens += steps * len(self._members)
+    def compose(self, pool: BlockPool) -> list[Request]:
+        """One step for all members: blocks for those that need one; returns those with a full block to register."""
+        self.clock += 1
+        self.kv_tokens += len(self._members)
+        for request in self._grow[self.clock % self._size]:
+            request.blocks += pool.take(1)
+        return [request for request in self._fill[self.clock % self._size] if request.keys]
 
-    def _register(self, filled: dict[Request, None], clock: int, pool: BlockPool) -> None:
-        # Which of two blocks with the same content is found depends on who came first.
-        for request in sorted(filled, key=lambda request: request.admitted) if len(filled) > 1 else filled:
-            full = (request.offset + clock - self._lag) // self._size
-            if request.num_registered < full <= len(request.keys):
-                pool.register(request.blocks[full - 1], request.keys[full - 1])
-                request.num_registered = full
+    def advance(self, steps: int, pool: BlockPool) -> None:
+        """So many steps for all members, and full blocks can be found."""
+        for _ in range(steps):
+            filled = self.compose(pool)
+            if len(filled) > 1:
+                filled.sort(key=lambda request: request.admitted)
+            for request in filled:
+                request.register(self.num_known_tokens(request), self._size, pool)
+
+    def num_known_tokens(self, request: Request) -> int:
+        """Tokens of a member whose blocks can be found: those whose content is known."""
+        return request.offset + self.clock - self._lag
 
     def _remove(self, request: Request) -> None:
         del self._members[request]

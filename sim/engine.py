@@ -86,9 +86,12 @@ class SimulatedServer:
             yield self._wake
             ahead = None
             while self._sent:
-                # Scheduled ahead, a step can come out empty: all tokens that are left were under way.
-                batch = ahead if ahead and ahead.num_rows else self._schedule()
-                assert batch.num_rows, "requests wait and none can be scheduled"
+                batch = ahead or self._schedule()
+                if not batch.num_rows:
+                    # All tokens that are left were under way, or the only request that could run was preempted.
+                    self._scheduler.update(batch)
+                    ahead = None
+                    continue
                 self._note_scheduled(batch)
                 ahead = self._schedule() if self._ahead else None
                 steps = yield from self._run(batch, 1 + self._repeats(batch, ahead))
@@ -174,6 +177,7 @@ class _Driver:
         self._open: dict[int, _Open] = {}
         self._to_come = iter(workflows)
         self._refill = False
+        self._num_sent = 0
 
     def closed_loop(self, sessions: int) -> None:
         """Keep that many sessions under way until every workflow has had its turn."""
@@ -210,7 +214,9 @@ class _Driver:
                 self.env.process(self._tool(session, node))
                 continue
             answer = Segment(node.answer_id, state.workflow.tape.output_tokens[node.id])
-            sent = Sent(session, node, Request(node.prompt, answer), self.env.now)
+            request = Request(node.prompt, answer, arrival_s=self.env.now, number=self._num_sent)
+            self._num_sent += 1
+            sent = Sent(session, node, request, self.env.now)
             state.calls.append(sent)
             self.server.send(sent)
 

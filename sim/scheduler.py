@@ -54,6 +54,13 @@ class Request:
         self.num_prompt_tokens = self.num_tokens = sum(segment.num_tokens for segment in self.prompt)
         self.max_num_tokens = self.num_prompt_tokens + self.answer.num_tokens
 
+    def register(self, num_tokens: int, block_size: int, pool: BlockPool) -> None:
+        """Let the blocks that are full with the first ``num_tokens`` be found from now on."""
+        full = min(num_tokens // block_size, len(self.keys))
+        for index in range(self.num_registered, full):
+            pool.register(self.blocks[index], self.keys[index])
+        self.num_registered = max(self.num_registered, full)
+
     def __lt__(self, other: Request) -> bool:
         """Sooner in the queue of `--scheduling-policy priority` (``Request.__lt__``)."""
         return (self.priority, self.arrival_s, self.number) < (other.priority, other.arrival_s, other.number)
@@ -289,13 +296,17 @@ class Scheduler:
 
     def _carry_out(self, rows: dict[Request, tuple[int, int]]) -> int:
         """Blocks for all members of `Decoding` and for the planned rows; returns the budget that is left."""
-        self._decoding.advance(1, self.pool)
-        budget = self._settings.max_num_batched_tokens - len(self._decoding)
+        known = {request: min(num_new + computed, request.num_tokens) for request, (num_new, computed) in rows.items()}
         for request, (num_new, _) in rows.items():
-            allocated = self._allocate(request, num_new)
-            assert allocated
-            budget -= num_new
-        return budget
+            taken = self._take_blocks(request, num_new)
+            assert taken
+        for request in self._decoding.compose(self.pool):
+            known[request] = self._decoding.num_known_tokens(request)
+        # Which of two blocks with the same content is found depends on who came first.
+        for request in sorted(known, key=lambda request: request.admitted):
+            self._register(request, known[request])
+        planned = sum(num_new for num_new, _ in rows.values())
+        return self._settings.max_num_batched_tokens - len(self._decoding) - planned
 
     def _leave(self, request: Request) -> None:
         """The counters of a request that was a member of `Decoding` until now."""
@@ -401,22 +412,23 @@ class Scheduler:
 
     def _allocate(self, request: Request, num_new: int) -> bool:
         """Blocks for the tokens computed after this step, or False if the pool has too few."""
-        total = request.num_computed_tokens + num_new
-        needed = self._num_blocks(total) - len(request.blocks)
+        if not self._take_blocks(request, num_new):
+            return False
+        # A block can be found from the moment it is scheduled, before it is computed, so that a later
+        # request of the same step hits it already.
+        self._register(request, min(request.num_computed_tokens + num_new, request.num_tokens))
+        return True
+
+    def _take_blocks(self, request: Request, num_new: int) -> bool:
+        needed = self._num_blocks(request.num_computed_tokens + num_new) - len(request.blocks)
         if needed > self.pool.num_free_blocks:
             return False
         if needed > 0:
             request.blocks += self.pool.take(needed)
-        # A block can be found from the moment it is scheduled, before it is computed, so that a later
-        # request of the same step hits it already.
-        self._register(request, min(total, request.num_tokens))
         return True
 
     def _register(self, request: Request, num_tokens: int) -> None:
-        full = min(num_tokens // self._settings.block_size, len(request.keys))
-        for index in range(request.num_registered, full):
-            self.pool.register(request.blocks[index], request.keys[index])
-        request.num_registered = max(request.num_registered, full)
+        request.register(num_tokens, self._settings.block_size, self.pool)
 
     def _batch(
         self,

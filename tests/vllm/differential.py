@@ -61,7 +61,14 @@ MUTATIONS = {
     "watermark for everybody": ("(self._watermark if self.running else 0)", "self._watermark"),
     "free hits cost nothing": ("+ self.pool.num_unheld(found)", ""),
     "last token is not computed again": ("(request.num_tokens - 1) // settings.block_size", "request.num_tokens"),
-    "cached when done": ("self._register(request, min(total, request.num_tokens))", "pass"),
+    "cached when done": (
+        "self._register(request, min(request.num_computed_tokens + num_new, request.num_tokens))",
+        "pass",
+    ),
+    "younger prefill before older decodes": ("rows if complete or younger else None", "rows"),
+    "decoding costs no blocks": ("self._decoding.blocks_needed()", "0"),
+    "known a step too soon with async": ("request.offset + self.clock - self._lag", "request.offset + self.clock"),
+    "blocks a step late": ("(1 - offset) % self._size][request] = None", "(2 - offset) % self._size][request] = None"),
     "answers not cached": (
         "self.prefixes.keys((*request.prompt, request.answer))",
         "self.prefixes.keys(request.prompt)",
