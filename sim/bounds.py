@@ -32,35 +32,33 @@ def span_s(workflow: Workflow, profile: Profile) -> float:
     seconds = {tool: duration or 0.0 for tool, duration in workflow.tape.tool_s.items()}
     cached = reusable_tokens(workflow, profile)
     for call in workflow.calls:
-        seconds[call.id] = _best_s(
-            profile, call.num_prompt_tokens, cached[call.id], workflow.tape.output_tokens[call.id]
-        )
+        output = workflow.tape.output_tokens[call.id]
+        seconds[call.id] = least_s(profile, call.num_prompt_tokens, cached[call.id], output)
     return workflow.span(seconds)
 
 
-def _best_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
-    """Least seconds of the call with at most so many tokens cached.
+def least_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+    """Seconds that no schedule can beat for one call of which at most so many tokens are cached.
 
-    Of a prefill in one step more cached is never slower. With several chunks it can be, by a little:
-    where the chunks end decides how often the first ones are read again. So all hits are tried then.
+    As few steps as the token budget allows, and in each no more work than the call needs. A prompt in several chunks
+    is read least often when the first chunk is the short one. A token that follows a preemption comes out of a
+    prefill, which could be cheaper than a decode. For a prompt that fits into one step and a prefill that costs more
+    than a decode this is exactly the call's time on an idle engine.
     """
-    engine = profile.engine
-    least = cached_tokens if prompt_tokens - cached_tokens <= engine.max_num_batched_tokens else 0
-    hits = range(least, cached_tokens + 1, engine.block_size)
-    return min(alone_s(profile, prompt_tokens, hit, output_tokens) for hit in hits)
-
-
-def alone_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
-    """Seconds of one call on an idle engine: its prefill chunks and ``output_tokens - 1`` decode steps."""
     step, budget = profile.step_time, profile.engine.max_num_batched_tokens
-    total = 0.0
-    for computed in range(cached_tokens, prompt_tokens, budget):
-        new = min(budget, prompt_tokens - computed)
-        total += step(new, 0, computed + new, new * computed + new * (new + 1) // 2)
-    decodes = output_tokens - 1
-    # Decode j reads prompt_tokens + j tokens; the sum over all of them, with the other terms once each.
-    total += decodes * step(0, 1, 0, 0) + step.kv_token_s * (decodes * prompt_tokens + decodes * (decodes + 1) // 2)
-    return total
+    new, decodes = prompt_tokens - cached_tokens, output_tokens - 1
+    ends = range(prompt_tokens, cached_tokens, -budget)
+    pairs = new * cached_tokens + new * (new + 1) // 2
+    decode_s = min(step.decode_seq_s, step.prefill_token_s + step.attention_pair_s * prompt_tokens)
+    kv_tokens = sum(ends) + decodes * prompt_tokens + decodes * (decodes + 1) // 2
+    steps = len(ends) + decodes
+    return (
+        step.const_s * steps
+        + step.prefill_token_s * new
+        + step.attention_pair_s * pairs
+        + decode_s * decodes
+        + step.kv_token_s * kv_tokens
+    )
 
 
 def reusable_tokens(workflow: Workflow, profile: Profile) -> Mapping[str, int]:

@@ -25,7 +25,6 @@ class Decoding:
     def __init__(self, block_size: int, lag: int) -> None:
         self.clock = 0
         self.kv_tokens = 0
-        self.youngest = -1
         self._size = block_size
         self._lag = lag
         self._members: dict[Request, None] = {}
@@ -48,7 +47,6 @@ class Decoding:
         self._fill[(self._lag - offset) % self._size][request] = None
         heapq.heappush(self._ends, (request.max_num_tokens - 1 - offset, request.admitted, request))
         self.kv_tokens += request.num_computed_tokens
-        self.youngest = max(self.youngest, request.admitted)
 
     def ending(self) -> list[Request]:
         """The members whose last token the next step brings, in order of admission; they leave."""
@@ -107,5 +105,3 @@ class Decoding:
         del self._grow[(1 - request.offset) % self._size][request]
         del self._fill[(self._lag - request.offset) % self._size][request]
         self.kv_tokens -= request.offset + self.clock
-        if not self._members:
-            self.youngest = -1

@@ -271,28 +271,20 @@ class Scheduler:
         return 0 if alone else self._settings.long_prefill_token_threshold
 
     def _plan(self, threshold: int) -> dict[Request, tuple[int, int]] | None:
-        """Rows of the running requests that are no members of `Decoding`, where all of those can decode at once.
+        """Rows of the running requests that are no members of `Decoding`; None where blocks do not suffice for all.
 
-        None where the order of admission decides who gets tokens or blocks.
+        The members need not wait for their turn: a request is admitted only if all before it got what they wanted,
+        and no running request ever wants more than it did, so a member always gets its one token.
         """
-        whole_budget = self._settings.max_num_batched_tokens
-        budget = whole_budget - len(self._decoding)
-        if budget < 0:
-            return None
-        others = sorted(self._others, key=lambda request: request.admitted)
-        wanted = {request: self._num_new(request, whole_budget, threshold) for request in others}
         rows, needed = {}, self._decoding.blocks_needed()
-        for request, num_new in wanted.items():
-            num_new = min(num_new, budget)
+        budget = self._settings.max_num_batched_tokens - len(self._decoding)
+        for request in sorted(self._others, key=lambda request: request.admitted):
+            num_new = self._num_new(request, budget, threshold)
             if num_new:
                 rows[request] = (num_new, request.num_computed_tokens)
                 budget -= num_new
                 needed += self._num_blocks(request.num_computed_tokens + num_new) - len(request.blocks)
-        if needed > self.pool.num_free_blocks:
-            return None
-        complete = all(rows.get(request, (0,))[0] == num_new for request, num_new in wanted.items())
-        younger = all(request.admitted > self._decoding.youngest for request in wanted if wanted[request])
-        return rows if complete or younger else None
+        return rows if needed <= self.pool.num_free_blocks else None
 
     def _carry_out(self, rows: dict[Request, tuple[int, int]]) -> int:
         """Blocks for all members of `Decoding` and for the planned rows; returns the budget that is left."""

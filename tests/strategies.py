@@ -30,7 +30,7 @@ def workflows(draw, name="w", max_nodes=8):
     return Workflow(name, "drawn", "task", tuple(nodes), tuple(edges), Tape(outputs, durations))
 
 
-seconds = st.floats(0, 1e-2, allow_nan=False)
+seconds = st.floats(0, 1e-2) | st.sampled_from([0.0, 1.0])
 
 
 @st.composite
@@ -47,6 +47,7 @@ def profiles(draw, min_blocks=2):
         scheduler_reserve_full_isl=draw(st.booleans()),
         long_prefill_token_threshold=draw(st.sampled_from([0, 0, 16])),
         async_scheduling=draw(st.booleans()),
+        scheduling_policy=draw(st.sampled_from(["fcfs", "priority"])),
         watermark=draw(st.sampled_from([0.0, 0.1])),
     )
     return profile(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import POLICIES, policies, profile, profiles, roomy, workflows
 
-from sim.bounds import Bound, alone_s, span_s
+from sim.bounds import Bound, least_s, span_s
 from sim.engine import SimulatedServer, simulate
 from sim.latency import StepTime
 from sim.load import Alone, ConcurrentSessions, SessionRate
@@ -115,7 +115,7 @@ def test_4_a_step_takes_time_and_no_less_for_more_work(engine, one, more):
     assert 0 < step(*one) <= step(*(a + b for a, b in zip(one, more, strict=True)))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(workflows(), profiles(), st.sampled_from(POLICIES))
 def test_5_no_policy_gains_more_over_sequential_than_work_over_span(workflow, engine, name):
     one = simulate([workflow], parse_policy("sequential"), engine, Alone(), 0).sessions[0]
@@ -126,6 +126,15 @@ def test_5_no_policy_gains_more_over_sequential_than_work_over_span(workflow, en
         assert bound.speedup >= 1 - 1e-9
 
 
+def alone_s(engine, prompt, output):
+    """Seconds of one call on an idle engine: its chunks, and a decode for every further token."""
+    step, budget, total = engine.step_time, engine.engine.max_num_batched_tokens, 0.0
+    for computed in range(0, prompt, budget):
+        new = min(budget, prompt - computed)
+        total += step(new, 0, computed + new, new * computed + new * (new + 1) // 2)
+    return total + sum(step(0, 1, prompt + token, 0) for token in range(1, output))
+
+
 @laws
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 4096), profiles())
 def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, budget, drawn):
@@ -133,8 +142,15 @@ def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, bud
     call = Call("only", "agent", (Segment("prompt", prompt),), "answer")
     workflow = Workflow("w", "drawn", "task", (call,), (), Tape({"only": output}, {}))
     result = simulate([workflow], parse_policy("async"), engine, Alone(), 0)
-    assert result.makespan_s == pytest.approx(alone_s(engine, prompt, 0, output), rel=1e-9)
+    assert result.makespan_s == pytest.approx(alone_s(engine, prompt, output), rel=1e-9)
     assert result.engine.num_steps == -(-prompt // budget) + output - 1
+    assert least_s(engine, prompt, 0, output) <= result.makespan_s * (1 + 1e-9)
+
+
+@laws
+@given(st.integers(1, 4096), st.integers(1, 200))
+def test_6_a_prompt_that_fits_into_one_step_takes_the_least_time(prompt, output):
+    assert least_s(profile(), prompt, 0, output) == pytest.approx(alone_s(profile(), prompt, output), rel=1e-12)
 
 
 def test_6_by_hand_two_chunks_and_two_decodes():
@@ -142,7 +158,9 @@ def test_6_by_hand_two_chunks_and_two_decodes():
     engine = profile(roomy(max_num_batched_tokens=6, max_num_seqs=1), step)
     chunks = (1 + 0.6 + 6 * 0.001 + 21 * 0.0001) + (1 + 0.4 + 10 * 0.001 + (4 * 6 + 10) * 0.0001)
     decodes = 2 * (1 + 0.01) + (11 + 12) * 0.001
-    assert alone_s(engine, 10, 0, 3) == pytest.approx(chunks + decodes)
+    assert alone_s(engine, 10, 3) == pytest.approx(chunks + decodes)
+    short_first = (1 + 0.4 + 4 * 0.001 + 10 * 0.0001) + (1 + 0.6 + 10 * 0.001 + (6 * 4 + 21) * 0.0001)
+    assert least_s(engine, 10, 0, 3) == pytest.approx(short_first + decodes)
 
 
 @laws
