@@ -62,7 +62,10 @@ class Request:
         self.num_registered = max(self.num_registered, full)
 
     def __lt__(self, other: Request) -> bool:
-        """Sooner in the queue of `--scheduling-policy priority` (``Request.__lt__``)."""
+        """Sooner in the queue of `--scheduling-policy priority` (``Request.__lt__``).
+
+        Calls sent at one simulated instant reach a real server one after the other: ``number`` tells which was first.
+        """
         return (self.priority, self.arrival_s, self.number) < (other.priority, other.arrival_s, other.number)
 
 
@@ -350,7 +353,7 @@ class Scheduler:
 
         The victim is the request admitted last, or under priority the one that is least urgent.
         """
-        last = max(self.running, key=lambda r: (r.priority, r.arrival_s)) if self._by_priority else self.running[-1]
+        last = max(self.running) if self._by_priority else self.running[-1]
         self.running.remove(last)
         del self._others[last]
         self._free(last)

@@ -61,7 +61,7 @@ def test_2_time_runs_forward_and_no_call_starts_before_its_parents_have_finished
 def drawn_requests(draw_lengths):
     """Requests with shared beginnings: (shared, own, output) tokens each."""
     return [
-        Request((Segment("shared", shared), Segment(f"own-{i}", own)), Segment(f"answer-{i}", output))
+        Request((Segment("shared", shared), Segment(f"own-{i}", own)), Segment(f"answer-{i}", output), number=i)
         for i, (shared, own, output) in enumerate(draw_lengths)
     ]
 

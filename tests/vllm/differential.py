@@ -49,7 +49,7 @@ MUTATIONS = {
     "no chunk limit": ("return min(num_new, threshold or num_new, budget)", "return min(num_new, budget)"),
     "lone prefill is not exempt": ("exempts_lone_prefill and", "exempts_lone_prefill and False and"),
     "victim is the oldest": ("else self.running[-1]", "else self.running[0]"),
-    "victim by priority alone": ("key=lambda r: (r.priority, r.arrival_s)", "key=lambda r: r.priority"),
+    "victim by priority alone": ("max(self.running) if", "max(self.running, key=lambda r: r.priority) if"),
     "victim's tokens not given back": ("budget += given_back", "budget += 0"),
     "skips ahead of a head that does not fit": (
         "if not self._admit(request, found, computed, num_new):\n                break",
