@@ -2,51 +2,91 @@
 
 from __future__ import annotations
 
+import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
+from itertools import cycle, islice
 
 from sim.data import embedded_path
 from sim.engine import simulate
 from sim.latency import load_profile
-from sim.load import Alone, SessionRate
+from sim.load import Alone, ConcurrentSessions, SessionRate
 from sim.policies import parse_policy
 from sim.traces import read
-from sim.workflow import Call, Segment, Tape, Workflow
+from sim.workflow import Call, Edge, Segment, Tape, Workflow
 
-RUNS = 3
+PROFILE = "rtxpro6000-llama-3.1-8b"
 
 
-def requests(count):
-    """Independent requests of 1,000 prompt and 200 output tokens."""
+def call(name, number, prompt):
+    """A call whose prompt nobody shares."""
+    return Call(name, "agent", (Segment(f"{name}-{number}", prompt),), f"{name}-answer-{number}")
+
+
+def requests(count, prompt=1000, output=200):
+    """Independent requests."""
     return [
-        Workflow(
-            f"r{i}",
-            "requests",
-            "",
-            (Call("call", "user", (Segment(f"prompt-{i}", 1000),), f"answer-{i}"),),
-            (),
-            Tape({"call": 200}, {}),
-        )
+        Workflow(f"r{i}", "requests", "", (call("call", i, prompt),), (), Tape({"call": output}, {}))
         for i in range(count)
     ]
 
 
+def fans(count, prompt=1008, output=200):
+    """Workflows of six calls: plan, four in parallel, join."""
+    names = ("plan", "a", "b", "c", "d", "join")
+    edges = [Edge("plan", name, "control") for name in "abcd"] + [Edge(name, "join", "control") for name in "abcd"]
+    tape = Tape(dict.fromkeys(names, output), {})
+    return [
+        Workflow(f"f{i}", "fans", "", tuple(call(name, i, prompt) for name in names), tuple(edges), tape)
+        for i in range(count)
+    ]
+
+
+def cpu_s(workflows, policy, load, macro_steps=True):
+    """CPU seconds of one simulation, and its result."""
+    profile = load_profile(PROFILE)
+    began = time.process_time()
+    result = simulate(workflows, parse_policy(policy), profile, load, seed=0, macro_steps=macro_steps)
+    return time.process_time() - began, result
+
+
+def report(name, runs, *arguments):
+    """One line: the median over the runs."""
+    times, results = zip(*(cpu_s(*arguments) for _ in range(runs)), strict=True)
+    median = statistics.median(times)
+    print(f"{name:58} {median:8.3f} {min(times):8.3f} {max(times):8.3f} {results[0].engine.num_steps:10,}", flush=True)
+    return median
+
+
 def main():
-    profile = load_profile("rtxpro6000-llama-3.1-8b")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak_memory:
+        cpu_s(requests(options.peak_memory), "async", SessionRate(10.0))
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return
+    runs = options.runs
+    print(f"{'CPU seconds, median, least and most of ' + str(runs) + ' runs':58} {'median':>8} {'min':>8} {'max':>8} {'steps':>10}")
+    thousand = report("1,000 requests, 1,000 / 200 tokens, Poisson 10/s", runs, requests(1000), "async", SessionRate(10.0))
+    report("1,000 workflows of 6 calls, 1,008 / 200, Poisson 1.5/s", runs, fans(1000), "async", SessionRate(1.5))
     embedded, _ = read([embedded_path()])
-    work = {
-        "1,000 requests, 1,000 / 200 tokens, Poisson 10/s": (requests(1000), "async", SessionRate(10.0)),
-        "embedded workflows alone, sequential": (embedded, "sequential", Alone()),
-        "embedded workflows alone, async": (embedded, "async", Alone()),
-    }
-    print(f"{'work':52} {'CPU s':>8} {'steps':>10}")
-    for name, (workflows, policy, load) in work.items():
-        times = []
-        for _ in range(RUNS):
-            began = time.process_time()
-            result = simulate(workflows, parse_policy(policy), profile, load, seed=0)
-            times.append(time.process_time() - began)
-        print(f"{name:52} {statistics.median(times):8.2f} {result.engine.num_steps:10,}")
+    ag2 = list(islice(cycle([w for w in embedded if w.framework == "AG2"]), 1500))
+    for policy in ("sequential", "level_barrier", "async"):
+        report(f"1,500 AG2 workflows, each alone, {policy}", runs, ag2, policy, Alone())
+    decoding = requests(256, prompt=256, output=2000), "async", ConcurrentSessions(64)
+    macro = report("256 requests, 256 / 2,000, 64 at a time", runs, *decoding)
+    step = report("  the same, every step an event", runs, *decoding, False)
+    print(f"step engine / macro-step engine: {step / macro:.1f}x")
+    small = report("10,000 requests, 1,000 / 200, Poisson 10/s", runs, requests(10_000), "async", SessionRate(10.0))
+    large = report("100,000 requests, 1,000 / 200, Poisson 10/s", 1, requests(100_000), "async", SessionRate(10.0))
+    print(f"CPU per request, microseconds: {1e3 * thousand:.0f}, {1e2 * small:.0f}, {1e1 * large:.0f} (1,000, 10,000, 100,000 requests)")
+    child = subprocess.run([sys.executable, __file__, "--peak-memory", "100000"], check=True, capture_output=True, text=True)
+    print(f"peak memory at 100,000 requests: {child.stdout.strip()} MiB")
 
 
 if __name__ == "__main__":
