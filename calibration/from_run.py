@@ -22,9 +22,9 @@ import yaml
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, minimize
 
-from sim.engine import serve
 from sim.latency import Profile, StepTime, load_profile
 from sim.policies.async_ import Async
+from sim.simulate import serve
 from sim.workflow import Call, Segment, Tape, Workflow
 
 Array = NDArray[np.float64]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.kv import Prefixes
-from sim.latency import Profile
+from sim.latency import Profile, StepClock
 from sim.workflow import Call, Segment, Workflow
 
 
@@ -41,23 +41,26 @@ def least_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tok
     """Seconds that no schedule can beat for one call of which at most so many tokens are cached.
 
     As few steps as the token budget allows, and in each no more work than the call needs. A prompt in several chunks
-    is read least often when the first chunk is the short one. A token that follows a preemption comes out of a
-    prefill, which could be cheaper than a decode. For a prompt that fits into one step and a prefill that costs more
-    than a decode this is exactly the call's time on an idle engine.
+    is read least often when the first chunk is the short one, and can save padding only at the price of a step. A
+    token that follows a preemption comes out of a prefill, which could be cheaper than a decode. For a prompt that
+    fits into one step and a prefill that costs more than a decode this is exactly the call's time on an idle engine.
     """
-    step, budget = profile.step_time, profile.engine.max_num_batched_tokens
+    clock, budget = StepClock(profile), profile.engine.max_num_batched_tokens
     new, decodes = prompt_tokens - cached_tokens, output_tokens - 1
     ends = range(prompt_tokens, cached_tokens, -budget)
     pairs = new * cached_tokens + new * (new + 1) // 2
-    decode_s = min(step.decode_seq_s, step.prefill_token_s + step.attention_pair_s * prompt_tokens)
-    kv_tokens = sum(ends) + decodes * prompt_tokens + decodes * (decodes + 1) // 2
-    steps = len(ends) + decodes
+    padded_s = clock.device_s(new, 0, sum(ends), sum(ends), pairs)
+    padding_s, const_s = clock.padding_s(new), clock.step.const_s
+    prefill_s = padded_s - padding_s + min(padding_s, const_s) + (len(ends) - 1) * const_s
+    decode_s = min(
+        clock.device_s(0, 1, prompt_tokens + 1, prompt_tokens + 1, 0),
+        clock.device_s(1, 0, prompt_tokens + 1, prompt_tokens + 1, prompt_tokens),
+    )
     return (
-        step.const_s * steps
-        + step.prefill_token_s * new
-        + step.attention_pair_s * pairs
-        + decode_s * decodes
-        + step.kv_token_s * kv_tokens
+        profile.overheads.input_s
+        + clock.least_s(prefill_s, len(ends))
+        + clock.steps_s(decode_s, 1, decodes)
+        + profile.overheads.output_s
     )
 
 

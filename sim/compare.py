@@ -10,7 +10,6 @@ from typing import Any
 
 from sim import __version__
 from sim.bounds import Bound, span_s
-from sim.engine import simulate
 from sim.errors import BoundError, PolicyError, RunError
 from sim.latency import Profile
 from sim.load import Alone, Load, generator
@@ -18,6 +17,7 @@ from sim.metrics import speedup, summary
 from sim.policies import Policy, parse_policy
 from sim.policies.sequential import Sequential
 from sim.record import RunResult
+from sim.simulate import simulate
 from sim.traces import jsonl
 from sim.workflow import Workflow
 

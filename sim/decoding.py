@@ -1,18 +1,17 @@
 """The requests that decode in every step, advanced as one.
 
-A step adds one token to each of them, so what a step costs does not have to grow with their number: a clock counts
-steps, a request's computed tokens are its offset plus the clock, and only those whose block is full, or whose answer
-ends, are looked at.
+A step adds one token to each of them, so what a step costs does not have to grow with their number, nor what a run of
+steps costs with its length: a clock counts steps, a request's computed tokens are its offset plus the clock, and only
+those are looked at that need a block, fill one, or end.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-if TYPE_CHECKING:
-    from sim.kv import BlockPool
-    from sim.scheduler import Request
+from sim.kv import BlockPool
+from sim.request import Request
 
 
 class Decoding:
@@ -44,7 +43,8 @@ class Decoding:
         request.offset = offset = request.num_computed_tokens - self.clock
         self._members[request] = None
         self._grow[(1 - offset) % self._size][request] = None
-        self._fill[(self._lag - offset) % self._size][request] = None
+        if request.keys:
+            self._fill[(self._lag - offset) % self._size][request] = None
         heapq.heappush(self._ends, (request.max_num_tokens - 1 - offset, request.admitted, request))
         self.kv_tokens += request.num_computed_tokens
 
@@ -71,37 +71,44 @@ class Decoding:
     def steps_until(self, free_blocks: int) -> int:
         """Steps up to the one that ends the first answer, as far as there are blocks."""
         steps = self._ends[0][0] - self.clock
-        if len(self) * (steps // self._size + 1) <= free_blocks:
-            return steps
-        for step in range(1, steps + 1):
+        # In block_size steps every member needs one block.
+        rounds = min(steps // self._size, free_blocks // len(self))
+        free_blocks -= rounds * len(self)
+        for step in range(rounds * self._size + 1, steps + 1):
             free_blocks -= len(self._grow[(self.clock + step) % self._size])
             if free_blocks < 0:
                 return step - 1
         return steps
 
-    def compose(self, pool: BlockPool) -> list[Request]:
-        """One step for all members: blocks for those that need one; returns those with a full block to register."""
-        self.clock += 1
-        self.kv_tokens += len(self._members)
-        for request in self._grow[self.clock % self._size]:
-            request.blocks += pool.take(1)
-        return [request for request in self._fill[self.clock % self._size] if request.keys]
+    def advance(self, steps: int, pool: BlockPool) -> list[Request]:
+        """So many steps for all members, with their blocks; returns those with full blocks to register.
 
-    def advance(self, steps: int, pool: BlockPool) -> None:
-        """So many steps for all members, and full blocks can be found."""
-        for _ in range(steps):
-            filled = self.compose(pool)
-            if len(filled) > 1:
-                filled.sort(key=lambda request: request.admitted)
-            for request in filled:
-                request.register(self.num_known_tokens(request), self._size, pool)
+        Which of the blocks taken is whose makes no difference: taking them has emptied them.
+        """
+        after = self.clock + 1
+        self.clock += steps
+        self.kv_tokens += steps * len(self._members)
+        for members, count in self._turns(self._grow, after, steps):
+            for request in members:
+                request.blocks += pool.take(count)
+        return [request for members, _ in self._turns(self._fill, after, steps) for request in members]
 
     def num_known_tokens(self, request: Request) -> int:
         """Tokens of a member whose blocks can be found: those whose content is known."""
         return request.offset + self.clock - self._lag
 
+    def _turns(
+        self, ring: list[dict[Request, None]], after: int, steps: int
+    ) -> Iterator[tuple[dict[Request, None], int]]:
+        """Members whose turn comes in the steps from ``after`` on, and how often."""
+        rounds, rest = divmod(steps, self._size)
+        for step in range(self._size if rounds else rest):
+            members = ring[(after + step) % self._size]
+            if members:
+                yield members, rounds + (step < rest)
+
     def _remove(self, request: Request) -> None:
         del self._members[request]
         del self._grow[(1 - request.offset) % self._size][request]
-        del self._fill[(self._lag - request.offset) % self._size][request]
+        self._fill[(self._lag - request.offset) % self._size].pop(request, None)
         self.kv_tokens -= request.offset + self.clock

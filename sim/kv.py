@@ -23,14 +23,15 @@ class Prefixes:
 
     def __init__(self, block_size: int) -> None:
         self._block_size = block_size
-        self._paths: dict[tuple[int, Segment], int] = {}
+        self._paths: dict[tuple[int, str, int], int] = {}
 
     def keys(self, segments: Iterable[Segment]) -> list[int]:
         """One key per full block of the sequence that the segments make."""
         keys: list[int] = []
         path = end = 0
         for segment in segments:
-            path = self._paths.setdefault((path, segment), len(self._paths) + 1)
+            step = (path, segment.segment_id, segment.num_tokens)
+            path = self._paths.setdefault(step, len(self._paths) + 1)
             end += segment.num_tokens
             first = path << _INDEX_BITS
             keys.extend(range(first + len(keys), first + end // self._block_size))
@@ -42,11 +43,13 @@ class BlockPool:
 
     The free queue is in three parts: blocks freed to its front, blocks never used yet, and blocks freed to its end.
     ``unhashed_first``: blocks without cached content go to the front and so are reused first
-    (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2).
+    (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2). ``num_shared`` counts the holders of every
+    block beyond its first.
     """
 
     def __init__(self, num_gpu_blocks: int, unhashed_first: bool = True) -> None:
         self.num_usable_blocks = self.num_free_blocks = num_gpu_blocks - 1
+        self.num_shared = 0
         self._unhashed_first = unhashed_first
         self._front: list[int] = []
         self._end: OrderedDict[int, None] = OrderedDict()
@@ -70,32 +73,65 @@ class BlockPool:
         """How many of the blocks are in the free queue: taking them shrinks it."""
         return sum(self._holders[block] == 0 for block in blocks)
 
+    def num_shared_without(self, absent: Iterable[Sequence[int]]) -> int:
+        """`num_shared` if these lists of blocks were not held."""
+        left: dict[int, int] = {}
+        for blocks in absent:
+            for block in blocks:
+                if self._holders[block] > 1:
+                    left[block] = left.get(block, self._holders[block]) - 1
+        return self.num_shared - sum(self._holders[block] - max(count, 1) for block, count in left.items())
+
     def share(self, blocks: Iterable[int]) -> None:
         """Hold found blocks; those nobody held leave the free queue."""
         for block in blocks:
             if self._holders[block] == 0:
                 del self._end[block]
                 self.num_free_blocks -= 1
+            else:
+                self.num_shared += 1
             self._holders[block] += 1
 
     def take(self, count: int) -> list[int]:
         """``count`` blocks from the front of the free queue; what they had cached is lost now."""
         assert count <= self.num_free_blocks
         self.num_free_blocks -= count
-        return [self._take() for _ in range(count)]
+        blocks = []
+        while count and self._front:
+            blocks.append(self._front.pop())
+            count -= 1
+        for block in blocks:
+            self._holders[block] = 1
+        if count:
+            known = len(self._holders)
+            unused = range(known, min(known + count, self.num_usable_blocks + 1))
+            self._holders += [1] * len(unused)
+            self._key += [None] * len(unused)
+            blocks += unused
+            count -= len(unused)
+        for _ in range(count):
+            block, _ = self._end.popitem(last=False)
+            if self._key[block] is not None:
+                self._forget(block)
+            self._holders[block] = 1
+            blocks.append(block)
+        return blocks
 
-    def register(self, block: int, key: int) -> None:
-        """From now on the block can be found under the key; of several the first registered is."""
-        self._key[block] = key
-        if self._cached.setdefault(key, block) != block:
-            self._more.setdefault(key, []).append(block)
+    def register(self, blocks: Sequence[int], keys: Sequence[int]) -> None:
+        """From now on each block can be found under its key; of several the first registered is."""
+        for block, key in zip(blocks, keys, strict=True):
+            self._key[block] = key
+            if self._cached.setdefault(key, block) != block:
+                self._more.setdefault(key, []).append(block)
 
     def free(self, blocks: Sequence[int]) -> None:
         """Give back a request's blocks, last one first, so that its prefix stays longest."""
+        holders = self._holders
         for block in reversed(blocks):
-            self._holders[block] -= 1
-            assert self._holders[block] >= 0
-            if self._holders[block]:
+            assert holders[block] > 0
+            holders[block] -= 1
+            if holders[block]:
+                self.num_shared -= 1
                 continue
             self.num_free_blocks += 1
             if self._key[block] is None and self._unhashed_first:
@@ -103,23 +139,9 @@ class BlockPool:
             else:
                 self._end[block] = None
 
-    def _take(self) -> int:
-        if self._front:
-            block = self._front.pop()
-        elif len(self._holders) <= self.num_usable_blocks:
-            block = len(self._holders)
-            self._holders.append(0)
-            self._key.append(None)
-        else:
-            block, _ = self._end.popitem(last=False)
-            self._forget(block)
-        self._holders[block] = 1
-        return block
-
     def _forget(self, block: int) -> None:
         key = self._key[block]
-        if key is None:
-            return
+        assert key is not None
         self._key[block] = None
         more = self._more.get(key)
         if more is None:

@@ -3,93 +3,53 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from bisect import bisect_left
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from sim import yamlfile
 from sim.errors import ProfileError, nearest
+from sim.settings import Count, EngineSettings, Strict
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 
 _SHIPPED = Path(__file__).parent / "profiles"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class StepTime(Strict):
+    """Coefficients of the seconds that one step takes; `StepClock` puts them together.
 
-
-class StepTime(_Strict):
-    """Seconds one engine step takes. Positive for every batch, no less for a larger one.
-
-    ``const_s + prefill_token_s * prefill tokens + decode_seq_s * decoding requests
-    + kv_token_s * KV tokens read + attention_pair_s * pairs of prefill attention``;
-    `sim.scheduler.Batch` says how each is counted.
+    KV tokens read are logical ones, each row's context, and distinct ones: a block that several rows share is in
+    memory once. ``host_s`` and ``host_seq_s`` (per row) are the CPU's time to schedule the step and take in its result.
     """
 
     const_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     prefill_token_s: Seconds
     decode_seq_s: Seconds
     kv_token_s: Seconds
+    distinct_kv_token_s: Seconds = 0.0
     attention_pair_s: Seconds
-
-    def __call__(self, prefill_tokens: int, decode_seqs: int, kv_tokens: int, attention_pairs: int) -> float:
-        """Seconds of the step with these sums."""
-        return (
-            self.const_s
-            + self.prefill_token_s * prefill_tokens
-            + self.decode_seq_s * decode_seqs
-            + self.kv_token_s * kv_tokens
-            + self.attention_pair_s * attention_pairs
-        )
+    host_s: Seconds = 0.0
+    host_seq_s: Seconds = 0.0
 
 
-class EngineSettings(_Strict):
-    """vLLM's settings under vLLM's names. ``num_gpu_blocks`` includes the null block, as vLLM's does.
+class Overheads(Strict):
+    """Seconds of a request outside its steps.
 
-    ``watermark`` is the share of the blocks that admission leaves free while something runs.
+    ``input_s``: from the client to the scheduler. ``input_gap_s``: the least time between two requests that reach the
+    scheduler, as one thread of the API server reads them all. ``output_s``: from the end of a step to the client.
     """
 
-    vllm_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    max_num_seqs: Count
-    max_num_batched_tokens: Count
-    max_model_len: Count
-    num_gpu_blocks: Annotated[int, Field(ge=2)]
-    block_size: Count = 16
-    enable_prefix_caching: bool = True
-    enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
-    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    async_scheduling: bool = False
-    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    scheduler_reserve_full_isl: bool = True
-
-    @model_validator(mode="after")
-    def _vllm_would_start(self) -> Self:
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
-        if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
-            raise ValueError("without chunked prefill max_num_batched_tokens must be at least max_model_len")
-        return self
-
-    @property
-    def frees_unhashed_first(self) -> bool:
-        """Whether this version reuses blocks without cached content first (0.20.2 did not, 0.26.0 does)."""
-        return self._version() >= (0, 26, 0)
-
-    @property
-    def exempts_lone_prefill(self) -> bool:
-        """Whether a request that is alone may ignore `long_prefill_token_threshold` (0.26.0 no, 0.32.0 yes)."""
-        return self._version() >= (0, 32, 0)
-
-    def _version(self) -> tuple[int, ...]:
-        return tuple(map(int, self.vllm_version.split(".")))
+    input_s: Seconds = 0.0
+    input_gap_s: Seconds = 0.0
+    output_s: Seconds = 0.0
 
 
-class Profile(_Strict):
+class Profile(Strict):
     """A step-time model, the engine it was measured on, and how far it can be trusted.
 
     ``accuracy`` is in percent. A request of more than ``max_measured_tokens``, prompt and answer together, is
@@ -105,11 +65,70 @@ class Profile(_Strict):
     max_measured_tokens: Count
     engine: EngineSettings
     step_time: StepTime
+    overheads: Overheads = Overheads()
 
     @cached_property
     def digest(self) -> str:
         """Twelve hexadecimal digits that change whenever a number does."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+class StepClock:
+    """Seconds that steps take on the engine of a profile. Positive for every batch, no less for a larger one."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.step = profile.step_time
+        self._overlaps = profile.engine.async_scheduling
+        self._graph_sizes = profile.engine.graph_sizes
+        # What a token costs at least, so that padding never makes a batch slower than one that is as large.
+        self._least_token_s = min(self.step.prefill_token_s, self.step.decode_seq_s)
+        self._growth_s = self.step.kv_token_s + self.step.distinct_kv_token_s
+
+    def device_s(
+        self, prefill_tokens: int, decode_seqs: int, kv_tokens: int, distinct_kv_tokens: int, attention_pairs: int
+    ) -> float:
+        """Seconds on the GPU of the step with these sums; `sim.request.Batch` says how each is counted."""
+        step = self.step
+        return (
+            step.const_s
+            + step.prefill_token_s * prefill_tokens
+            + step.decode_seq_s * decode_seqs
+            + step.kv_token_s * kv_tokens
+            + step.distinct_kv_token_s * distinct_kv_tokens
+            + step.attention_pair_s * attention_pairs
+            + self.padding_s(prefill_tokens + decode_seqs)
+        )
+
+    def padding_s(self, num_tokens: int) -> float:
+        """Seconds by which the batch is filled up to a CUDA graph; 0 where it is larger than every graph."""
+        index = bisect_left(self._graph_sizes, num_tokens)
+        if index == len(self._graph_sizes):
+            return 0.0
+        return self._least_token_s * (self._graph_sizes[index] - num_tokens)
+
+    def steps_s(self, device_s: float, num_rows: int, count: int) -> float:
+        """Seconds of ``count`` steps, the first ``device_s`` on the GPU, in each of which the same rows read one more.
+
+        With asynchronous scheduling the CPU works while the GPU does, and a step takes as long as the slower of them.
+        """
+        host_s, growth_s = self._host_s(num_rows), self._growth_s * num_rows
+        rest_s = growth_s * (count * (count - 1) // 2)
+        if not self._overlaps:
+            return count * (device_s + host_s) + rest_s
+        if device_s >= host_s:
+            return count * device_s + rest_s
+        if device_s + growth_s * (count - 1) < host_s:
+            return count * host_s
+        slow = math.ceil((host_s - device_s) / growth_s)
+        return slow * host_s + (count - slow) * device_s + rest_s - growth_s * (slow * (slow - 1) // 2)
+
+    def least_s(self, device_s: float, count: int) -> float:
+        """Seconds that ``count`` steps of one row take at least, if all together take ``device_s`` on the GPU."""
+        host_s = count * self._host_s(1)
+        return max(device_s, host_s) if self._overlaps else device_s + host_s
+
+    def _host_s(self, num_rows: int) -> float:
+        return self.step.host_s + self.step.host_seq_s * num_rows
 
 
 def shipped() -> list[str]:

@@ -9,109 +9,15 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from dataclasses import dataclass, field
+from operator import attrgetter
 
 from sim.decoding import Decoding
 from sim.kv import BlockPool, Prefixes
-from sim.latency import EngineSettings
-from sim.workflow import Segment
+from sim.request import Batch, Request, Row
+from sim.settings import EngineSettings
 
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One call inside the engine. ``num_tokens`` counts the prompt and the tokens that have come back.
-
-    ``keys`` name the full blocks of prompt and answer; ``num_cached_tokens`` is None before admission. With
-    asynchronous scheduling ``num_output_placeholders`` tokens are computed but not back yet, and after a
-    preemption ``num_stale_tokens`` of the tokens in flight belong to the time before it. While the request is a
-    member of `Decoding`, its counters of tokens stand still.
-    """
-
-    prompt: tuple[Segment, ...]
-    answer: Segment
-    priority: int = 0
-    arrival_s: float = 0.0
-    number: int = 0
-    num_prompt_tokens: int = field(init=False)
-    num_tokens: int = field(init=False)
-    keys: list[int] = field(default_factory=list)
-    num_computed_tokens: int = 0
-    num_output_tokens: int = 0
-    num_output_placeholders: int = 0
-    num_in_flight_tokens: int = 0
-    num_stale_tokens: int = 0
-    num_cached_tokens: int | None = None
-    num_preemptions: int = 0
-    blocks: list[int] = field(default_factory=list)
-    num_registered: int = 0
-    running: bool = False
-    admitted: int = -1
-    joined: int = -1
-    offset: int = 0
-    max_num_tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.num_prompt_tokens = self.num_tokens = sum(segment.num_tokens for segment in self.prompt)
-        self.max_num_tokens = self.num_prompt_tokens + self.answer.num_tokens
-
-    def register(self, num_tokens: int, block_size: int, pool: BlockPool) -> None:
-        """Let the blocks that are full with the first ``num_tokens`` be found from now on."""
-        full = min(num_tokens // block_size, len(self.keys))
-        for index in range(self.num_registered, full):
-            pool.register(self.blocks[index], self.keys[index])
-        self.num_registered = max(self.num_registered, full)
-
-    def __lt__(self, other: Request) -> bool:
-        """Sooner in the queue of `--scheduling-policy priority` (``Request.__lt__``).
-
-        Calls sent at one simulated instant reach a real server one after the other: ``number`` tells which was first.
-        """
-        return (self.priority, self.arrival_s, self.number) < (other.priority, other.arrival_s, other.number)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One request's share of a step: tokens to compute, tokens computed before, and whether one comes out."""
-
-    request: Request
-    num_new: int
-    num_computed: int
-    samples: bool
-
-    @property
-    def is_decode(self) -> bool:
-        """Feeds back the newest token; every other row computes known tokens, which is prefill."""
-        return self.num_new == 1 and self.num_computed >= self.request.num_prompt_tokens
-
-
-@dataclass(slots=True)
-class Batch:
-    """One step: ``num_decoding`` members of `Decoding`, rows of other requests, and the sums its time depends on.
-
-    Each row reads the KV of its context once; a prefill chunk of n tokens after c computed ones attends to
-    n * c + n * (n + 1) / 2 pairs. ``clock`` is that of `Decoding` after the step was composed; ``loose`` are members
-    that left while the step was under way.
-    """
-
-    rows: list[Row]
-    preempted: list[Request]
-    num_decoding: int
-    clock: int
-    prefill_tokens: int
-    decode_seqs: int
-    kv_tokens: int
-    attention_pairs: int
-    loose: list[Request] = field(default_factory=list)
-
-    @property
-    def num_rows(self) -> int:
-        """Requests in the step."""
-        return self.num_decoding + len(self.rows)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens computed in the step."""
-        return self.prefill_tokens + self.decode_seqs
+#: Where two requests do the same thing in one step, the one admitted first comes first.
+_by_admission = attrgetter("admitted")
 
 
 class Queue:
@@ -205,11 +111,12 @@ class Scheduler:
             rows, budget = self._schedule_running(preempted, threshold)
         else:
             budget = self._carry_out(rows)
-        num_decoding, kv_tokens = len(self._decoding), self._decoding.kv_tokens
+        decoding = self._decoding
+        batch = Batch(preempted, len(decoding), decoding.clock, len(decoding), decoding.kv_tokens, 0)
         # S.schedule: a step that preempted a request admits none.
-        if not preempted:
+        if self.waiting and not preempted:
             self._schedule_waiting(rows, budget, threshold)
-        batch = self._batch(rows, preempted, num_decoding, kv_tokens)
+        self._fill(batch, rows)
         self._under_way.append(batch)
         return batch
 
@@ -222,7 +129,7 @@ class Scheduler:
         grown = [row.request for row in batch.rows if self._take_output(row.request, row.num_new, row.samples)]
         grown += [request for request in batch.loose if self._take_output(request, 1, True)]
         finished = [request for request in grown if request.num_output_tokens == request.answer.num_tokens]
-        for request in sorted(finished, key=lambda request: request.admitted):
+        for request in sorted(finished, key=_by_admission):
             if request.running:
                 self.running.remove(request)
                 del self._others[request]
@@ -250,7 +157,10 @@ class Scheduler:
 
     def skip(self, batch: Batch, count: int) -> Batch:
         """The batch after `update` and `schedule` so many times more; not more than `repeats` said."""
-        self._decoding.advance(count - 1, self.pool)
+        filled = self._decoding.advance(count - 1, self.pool)
+        # Where several fill the same block of the same prefix, who got there first comes first.
+        for request in sorted(filled, key=lambda request: (-request.offset, request.admitted)):
+            self._register(request, self._decoding.num_known_tokens(request))
         batch.clock = self._decoding.clock
         self._under_way = [batch] * self._lag
         return self.schedule()
@@ -270,8 +180,10 @@ class Scheduler:
 
     def _long_prefill_threshold(self) -> int:
         # S.schedule: a request that is alone starves nobody and gets the whole budget (not so in 0.26.0).
-        alone = self._settings.exempts_lone_prefill and len(self.running) + len(self.waiting) == 1
-        return 0 if alone else self._settings.long_prefill_token_threshold
+        threshold = self._settings.long_prefill_token_threshold
+        if threshold and self._settings.exempts_lone_prefill and len(self.running) + len(self.waiting) == 1:
+            return 0
+        return threshold
 
     def _plan(self, threshold: int) -> dict[Request, tuple[int, int]] | None:
         """Rows of the running requests that are no members of `Decoding`; None where blocks do not suffice for all.
@@ -281,7 +193,7 @@ class Scheduler:
         """
         rows, needed = {}, self._decoding.blocks_needed()
         budget = self._settings.max_num_batched_tokens - len(self._decoding)
-        for request in sorted(self._others, key=lambda request: request.admitted):
+        for request in sorted(self._others, key=_by_admission) if self._others else ():
             num_new = self._num_new(request, budget, threshold)
             if num_new:
                 rows[request] = (num_new, request.num_computed_tokens)
@@ -291,17 +203,19 @@ class Scheduler:
 
     def _carry_out(self, rows: dict[Request, tuple[int, int]]) -> int:
         """Blocks for all members of `Decoding` and for the planned rows; returns the budget that is left."""
-        known = {request: min(num_new + computed, request.num_tokens) for request, (num_new, computed) in rows.items()}
-        for request, (num_new, _) in rows.items():
+        budget = self._settings.max_num_batched_tokens - len(self._decoding)
+        known: dict[Request, int] = {}
+        for request, (num_new, computed) in rows.items():
             taken = self._take_blocks(request, num_new)
             assert taken
-        for request in self._decoding.compose(self.pool):
+            known[request] = min(num_new + computed, request.num_tokens)
+            budget -= num_new
+        for request in self._decoding.advance(1, self.pool):
             known[request] = self._decoding.num_known_tokens(request)
         # Which of two blocks with the same content is found depends on who came first.
-        for request in sorted(known, key=lambda request: request.admitted):
+        for request in sorted(known, key=_by_admission):
             self._register(request, known[request])
-        planned = sum(num_new for num_new, _ in rows.values())
-        return self._settings.max_num_batched_tokens - len(self._decoding) - planned
+        return budget
 
     def _leave(self, request: Request) -> None:
         """The counters of a request that was a member of `Decoding` until now."""
@@ -376,6 +290,7 @@ class Scheduler:
             computed = len(found) * settings.block_size
             num_new = request.num_tokens - computed
             num_new = min(num_new, threshold or num_new)
+            # Without chunked prefill a prompt waits until it fits whole.
             if num_new > budget and not settings.enable_chunked_prefill:
                 break
             num_new = min(num_new, budget)
@@ -423,17 +338,16 @@ class Scheduler:
         return True
 
     def _register(self, request: Request, num_tokens: int) -> None:
-        request.register(num_tokens, self._settings.block_size, self.pool)
+        """Let the blocks that are full with the first ``num_tokens`` be found from now on."""
+        done = request.num_registered
+        full = min(num_tokens // self._settings.block_size, len(request.keys))
+        if full > done:
+            self.pool.register(request.blocks[done:full], request.keys[done:full])
+            request.num_registered = full
 
-    def _batch(
-        self,
-        computed: dict[Request, tuple[int, int]],
-        preempted: list[Request],
-        num_decoding: int,
-        kv_tokens: int,
-    ) -> Batch:
+    def _fill(self, batch: Batch, computed: dict[Request, tuple[int, int]]) -> None:
         """Count the rows' tokens as computed (``S._update_after_schedule``) and add up the step's sums."""
-        batch = Batch([], preempted, num_decoding, self._decoding.clock, 0, num_decoding, kv_tokens, 0)
+        batch.distinct_kv_tokens = -self._settings.block_size * self._num_shared(computed)
         for request, (num_new, before) in computed.items():
             row = _advance(request, num_new, before)
             batch.rows.append(row)
@@ -446,7 +360,13 @@ class Scheduler:
             if row.samples and request.num_computed_tokens < request.max_num_tokens - 1:
                 self._decoding.join(request)
                 del self._others[request]
-        return batch
+        batch.distinct_kv_tokens += batch.kv_tokens
+
+    def _num_shared(self, rows: dict[Request, tuple[int, int]]) -> int:
+        """Blocks that rows of the step read beyond the first row that reads each."""
+        if not self.pool.num_shared or len(rows) == len(self._others):
+            return self.pool.num_shared
+        return self.pool.num_shared_without(request.blocks for request in self._others if request not in rows)
 
     def _take_output(self, request: Request, num_new: int, samples: bool) -> bool:
         request.num_in_flight_tokens -= num_new

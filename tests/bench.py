@@ -11,10 +11,10 @@ import time
 from itertools import cycle, islice
 
 from sim.data import embedded_path
-from sim.engine import simulate
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions, SessionRate
 from sim.policies import parse_policy
+from sim.simulate import simulate
 from sim.traces import read
 from sim.workflow import Call, Edge, Segment, Tape, Workflow
 
@@ -70,23 +70,27 @@ def main():
         cpu_s(requests(options.peak_memory), "async", SessionRate(10.0))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         return
-    runs = options.runs
-    print(f"{'CPU seconds, median, least and most of ' + str(runs) + ' runs':58} {'median':>8} {'min':>8} {'max':>8} {'steps':>10}")
-    thousand = report("1,000 requests, 1,000 / 200 tokens, Poisson 10/s", runs, requests(1000), "async", SessionRate(10.0))
-    report("1,000 workflows of 6 calls, 1,008 / 200, Poisson 1.5/s", runs, fans(1000), "async", SessionRate(1.5))
+    head = f"CPU seconds: median, least and most of {options.runs} runs"
+    print(f"{head:58} {'median':>8} {'min':>8} {'max':>8} {'steps':>10}")
+    rate = SessionRate(10.0)
+    thousand = report("1,000 requests, 1,000 / 200 tokens, Poisson 10/s", options.runs, requests(1000), "async", rate)
+    fan = "1,000 workflows of 6 calls, 1,008 / 200, Poisson 1.5/s"
+    report(fan, options.runs, fans(1000), "async", SessionRate(1.5))
     embedded, _ = read([embedded_path()])
     ag2 = list(islice(cycle([w for w in embedded if w.framework == "AG2"]), 1500))
     for policy in ("sequential", "level_barrier", "async"):
-        report(f"1,500 AG2 workflows, each alone, {policy}", runs, ag2, policy, Alone())
+        report(f"1,500 AG2 workflows, each alone, {policy}", options.runs, ag2, policy, Alone())
     decoding = requests(256, prompt=256, output=2000), "async", ConcurrentSessions(64)
-    macro = report("256 requests, 256 / 2,000, 64 at a time", runs, *decoding)
-    step = report("  the same, every step an event", runs, *decoding, False)
+    macro = report("256 requests, 256 / 2,000, 64 at a time", options.runs, *decoding)
+    step = report("  the same, every step an event", options.runs, *decoding, False)
     print(f"step engine / macro-step engine: {step / macro:.1f}x")
-    small = report("10,000 requests, 1,000 / 200, Poisson 10/s", runs, requests(10_000), "async", SessionRate(10.0))
-    large = report("100,000 requests, 1,000 / 200, Poisson 10/s", 1, requests(100_000), "async", SessionRate(10.0))
-    print(f"CPU per request, microseconds: {1e3 * thousand:.0f}, {1e2 * small:.0f}, {1e1 * large:.0f} (1,000, 10,000, 100,000 requests)")
-    child = subprocess.run([sys.executable, __file__, "--peak-memory", "100000"], check=True, capture_output=True, text=True)
-    print(f"peak memory at 100,000 requests: {child.stdout.strip()} MiB")
+    small = report("10,000 requests, 1,000 / 200, Poisson 10/s", options.runs, requests(10_000), "async", rate)
+    large = report("100,000 requests, 1,000 / 200, Poisson 10/s", 1, requests(100_000), "async", rate)
+    per_request = (1e6 * seconds / count for seconds, count in ((thousand, 1e3), (small, 1e4), (large, 1e5)))
+    print("CPU per request at 1,000, 10,000, 100,000:", ", ".join(f"{us:.0f} us" for us in per_request))
+    again = [sys.executable, __file__, "--peak-memory", "100000"]
+    peak = subprocess.run(again, check=True, capture_output=True, text=True).stdout.strip()
+    print(f"peak memory at 100,000 requests: {peak} MiB")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from hypothesis import strategies as st
 
-from sim.latency import EngineSettings, Profile, StepTime
+from sim.latency import Overheads, Profile, StepTime
 from sim.policies import parse_policy
+from sim.settings import EngineSettings
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 POLICIES = ("sequential", "level_barrier", "async", "async:max_parallel=2")
@@ -49,20 +50,23 @@ def profiles(draw, min_blocks=2):
         async_scheduling=draw(st.booleans()),
         scheduling_policy=draw(st.sampled_from(["fcfs", "priority"])),
         watermark=draw(st.sampled_from([0.0, 0.1])),
+        cudagraph_capture_sizes=draw(st.sampled_from([[], "default", [3, 10, 50]])),
     )
-    return profile(
-        settings,
-        StepTime(
-            const_s=draw(st.floats(1e-4, 1e-2)),
-            prefill_token_s=draw(seconds),
-            decode_seq_s=draw(seconds),
-            kv_token_s=draw(seconds),
-            attention_pair_s=draw(seconds),
-        ),
+    step_time = StepTime(
+        const_s=draw(st.floats(1e-4, 1e-2)),
+        prefill_token_s=draw(seconds),
+        decode_seq_s=draw(seconds),
+        kv_token_s=draw(seconds),
+        distinct_kv_token_s=draw(seconds),
+        attention_pair_s=draw(seconds),
+        host_s=draw(seconds),
+        host_seq_s=draw(seconds),
     )
+    overheads = Overheads(input_s=draw(seconds), input_gap_s=draw(seconds), output_s=draw(seconds))
+    return profile(settings, step_time, draw(st.sampled_from([Overheads(), overheads])))
 
 
-def profile(settings=None, step_time=None):
+def profile(settings=None, step_time=None, overheads=None):
     """A profile with nothing measured about it."""
     return Profile(
         name="drawn",
@@ -75,6 +79,7 @@ def profile(settings=None, step_time=None):
         engine=settings or roomy(),
         step_time=step_time
         or StepTime(const_s=0.01, prefill_token_s=1e-4, decode_seq_s=1e-4, kv_token_s=1e-7, attention_pair_s=1e-9),
+        overheads=overheads or Overheads(),
     )
 
 

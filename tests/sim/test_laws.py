@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from strategies import POLICIES, policies, profile, profiles, roomy, workflows
 
 from sim.bounds import Bound, least_s, span_s
-from sim.engine import SimulatedServer, simulate
-from sim.latency import StepTime
+from sim.engine import SimulatedServer
+from sim.latency import Overheads, StepClock, StepTime
 from sim.load import Alone, ConcurrentSessions, SessionRate
 from sim.policies import parse_policy
-from sim.scheduler import Request, Scheduler
+from sim.request import Request
+from sim.scheduler import Scheduler
+from sim.simulate import simulate
 from sim.workflow import Call, Segment, Tape, Workflow
 
 loads = st.sampled_from([Alone(), ConcurrentSessions(1), ConcurrentSessions(3), SessionRate(2.0), SessionRate(100.0)])
@@ -66,6 +68,16 @@ def drawn_requests(draw_lengths):
     ]
 
 
+def distinct_kv_tokens(rows, block_size):
+    """Tokens in the blocks that the rows read, each block counted once."""
+    tokens = {}
+    for request, num_new, computed in rows:
+        for index, block in enumerate(request.blocks):
+            there = min(num_new + computed - index * block_size, block_size)
+            tokens[block] = max(there, tokens.get(block, 0))
+    return sum(tokens.values())
+
+
 lengths = st.lists(st.tuples(st.sampled_from([8, 40]), st.integers(1, 60), st.integers(1, 30)), max_size=12)
 
 
@@ -85,6 +97,7 @@ def test_3_blocks_are_free_or_held_after_every_step_and_no_step_is_idle(drawn, e
         assert rows or len(under_way) > 1
         assert batch.num_tokens == sum(num_new for _, num_new, _ in rows) <= engine.engine.max_num_batched_tokens
         assert batch.kv_tokens == sum(num_new + computed for _, num_new, computed in rows)
+        assert batch.distinct_kv_tokens == distinct_kv_tokens(rows, engine.engine.block_size)
         assert len(rows) <= len(scheduler.running) <= engine.engine.max_num_seqs
         if len(under_way) > engine.engine.async_scheduling:
             left -= set(scheduler.update(under_way.popleft())[1])
@@ -95,7 +108,8 @@ def test_3_blocks_are_free_or_held_after_every_step_and_no_step_is_idle(drawn, e
 
 @laws
 @given(crowds, policies, profiles())
-def test_3_the_gpu_is_busy_exactly_while_a_call_is_under_way(crowd, policy, engine):
+def test_3_the_gpu_is_busy_exactly_while_a_call_is_under_way(crowd, policy, drawn):
+    engine = drawn.model_copy(update={"overheads": Overheads()})
     result = simulate(crowd, policy, engine, ConcurrentSessions(2), seed=1)
     under_way = sorted((r.sent_s, r.finished_s) for r in result.records if r.status == "finished")
     covered = end = 0.0
@@ -105,14 +119,17 @@ def test_3_the_gpu_is_busy_exactly_while_a_call_is_under_way(crowd, policy, engi
     assert result.engine.busy_s == pytest.approx(covered, rel=1e-9, abs=1e-9)
 
 
-sums = st.tuples(*[st.integers(0, 5000)] * 4)
+sums = st.tuples(*[st.integers(0, 600)] * 2, *[st.integers(0, 5000)] * 3)
 
 
 @laws
-@given(profiles(), sums, sums)
-def test_4_a_step_takes_time_and_no_less_for_more_work(engine, one, more):
-    step = engine.step_time
-    assert 0 < step(*one) <= step(*(a + b for a, b in zip(one, more, strict=True)))
+@given(profiles(), sums, sums, st.integers(1, 5), st.integers(0, 5), st.integers(1, 9), st.integers(0, 9))
+def test_4_steps_take_time_and_no_less_for_more_work(engine, one, more, rows, more_rows, count, more_steps):
+    clock = StepClock(engine)
+    least, most = clock.device_s(*one), clock.device_s(*(a + b for a, b in zip(one, more, strict=True)))
+    assert 0 < least <= most * (1 + 1e-9)
+    seconds = clock.steps_s(least, rows, count)
+    assert 0 < seconds <= clock.steps_s(most, rows + more_rows, count + more_steps) * (1 + 1e-9)
 
 
 @settings(max_examples=1000, deadline=None)
@@ -127,18 +144,27 @@ def test_5_no_policy_gains_more_over_sequential_than_work_over_span(workflow, en
 
 
 def alone_s(engine, prompt, output):
-    """Seconds of one call on an idle engine: its chunks, and a decode for every further token."""
-    step, budget, total = engine.step_time, engine.engine.max_num_batched_tokens, 0.0
-    for computed in range(0, prompt, budget):
-        new = min(budget, prompt - computed)
-        total += step(new, 0, computed + new, new * computed + new * (new + 1) // 2)
-    return total + sum(step(0, 1, prompt + token, 0) for token in range(1, output))
+    """Seconds of one call on an idle engine: its chunks, a decode for every further token, and the way in and out."""
+    step, settings, total = engine.step_time, engine.engine, engine.overheads.input_s + engine.overheads.output_s
+    starts = range(0, prompt, settings.max_num_batched_tokens)
+    prefills = [(min(settings.max_num_batched_tokens, prompt - start), start) for start in starts]
+    for number, (new, before) in enumerate(prefills + [(1, prompt + token) for token in range(output - 1)]):
+        is_prefill = number < len(prefills)
+        token_s = step.prefill_token_s if is_prefill else step.decode_seq_s
+        pairs = new * before + new * (new + 1) // 2 if is_prefill else 0
+        padded = min((size for size in settings.graph_sizes if size >= new), default=new)
+        device_s = step.const_s + token_s * new + min(step.prefill_token_s, step.decode_seq_s) * (padded - new)
+        device_s += (step.kv_token_s + step.distinct_kv_token_s) * (before + new) + step.attention_pair_s * pairs
+        host_s = step.host_s + step.host_seq_s
+        total += max(device_s, host_s) if settings.async_scheduling else device_s + host_s
+    return total
 
 
 @laws
 @given(st.integers(1, 3000), st.integers(1, 200), st.integers(1, 4096), profiles())
 def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, budget, drawn):
-    engine = profile(roomy(max_num_batched_tokens=budget, max_num_seqs=1), drawn.step_time)
+    changes = {name: getattr(drawn.engine, name) for name in ("async_scheduling", "cudagraph_capture_sizes")}
+    engine = profile(roomy(max_num_batched_tokens=budget, max_num_seqs=1, **changes), drawn.step_time, drawn.overheads)
     call = Call("only", "agent", (Segment("prompt", prompt),), "answer")
     workflow = Workflow("w", "drawn", "task", (call,), (), Tape({"only": output}, {}))
     result = simulate([workflow], parse_policy("async"), engine, Alone(), 0)
@@ -148,9 +174,12 @@ def test_6_one_call_alone_takes_exactly_the_sum_of_its_steps(prompt, output, bud
 
 
 @laws
-@given(st.integers(1, 4096), st.integers(1, 200))
-def test_6_a_prompt_that_fits_into_one_step_takes_the_least_time(prompt, output):
-    assert least_s(profile(), prompt, 0, output) == pytest.approx(alone_s(profile(), prompt, output), rel=1e-12)
+@given(st.integers(1, 4096), st.integers(1, 200), st.booleans(), st.sampled_from([0.0, 1e-2, 2e-2]))
+def test_6_a_prompt_that_fits_into_one_step_takes_the_least_time(prompt, output, ahead, host_s):
+    settings = roomy(async_scheduling=ahead, cudagraph_capture_sizes="default")
+    step = profile().step_time.model_copy(update={"host_s": host_s})
+    engine = profile(settings, step, Overheads(input_s=0.003, output_s=0.005))
+    assert least_s(engine, prompt, 0, output) == pytest.approx(alone_s(engine, prompt, output), rel=1e-12)
 
 
 def test_6_by_hand_two_chunks_and_two_decodes():

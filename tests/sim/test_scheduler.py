@@ -4,7 +4,8 @@ import pytest
 from strategies import roomy
 
 from sim.kv import BlockPool, Prefixes
-from sim.scheduler import Request, Scheduler
+from sim.request import Request
+from sim.scheduler import Scheduler
 from sim.workflow import Segment
 
 

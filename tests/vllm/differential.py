@@ -40,7 +40,7 @@ from vllm.v1.request import Request as VllmRequest  # noqa: E402
 from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 
 import sim.scheduler  # noqa: E402
-from sim.latency import EngineSettings  # noqa: E402
+from sim.settings import EngineSettings  # noqa: E402
 from sim.workflow import Segment  # noqa: E402
 
 #: Each rule of sim/scheduler.py or sim/kv.py broken once: the comparison must notice every one.

@@ -1,0 +1,77 @@
+"""vLLM's settings under vLLM's names, and what differs between its versions."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Part of a file of settings: unknown names and values of another type are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class EngineSettings(Strict):
+    """Settings of one engine. ``num_gpu_blocks`` includes the null block, as vLLM's does.
+
+    ``watermark`` is the share of the blocks that admission leaves free while something runs.
+    ``cudagraph_capture_sizes``: a step of fewer tokens than the largest is padded to the next; ``default`` is the
+    list that vLLM makes itself, none means ``--enforce-eager``.
+    """
+
+    vllm_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    max_num_seqs: Count
+    max_num_batched_tokens: Count
+    max_model_len: Count
+    num_gpu_blocks: Annotated[int, Field(ge=2)]
+    block_size: Count = 16
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    async_scheduling: bool = False
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scheduler_reserve_full_isl: bool = True
+    cudagraph_capture_sizes: Literal["default"] | list[Count] = []
+
+    @model_validator(mode="after")
+    def _vllm_would_start(self) -> Self:
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError("max_num_batched_tokens must be at least max_num_seqs")
+        if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.max_model_len:
+            raise ValueError("without chunked prefill max_num_batched_tokens must be at least max_model_len")
+        return self
+
+    @cached_property
+    def frees_unhashed_first(self) -> bool:
+        """Whether this version reuses blocks without cached content first (0.20.2 did not, 0.26.0 does)."""
+        return self._version() >= (0, 26, 0)
+
+    @cached_property
+    def exempts_lone_prefill(self) -> bool:
+        """Whether a request that is alone may ignore `long_prefill_token_threshold` (0.26.0 no, 0.32.0 yes)."""
+        return self._version() >= (0, 32, 0)
+
+    @cached_property
+    def graph_sizes(self) -> tuple[int, ...]:
+        """Batch sizes with a CUDA graph, ascending (``VllmConfig._set_cudagraph_sizes``).
+
+        The default is that of GPUs other than data-centre Blackwell, whose largest size is 1,024. 0.32.0 adds
+        ``max_num_seqs`` to it, 0.26.0 does not.
+        """
+        budget = self.max_num_batched_tokens
+        if self.cudagraph_capture_sizes != "default":
+            return tuple(sorted({size for size in self.cudagraph_capture_sizes if size <= budget}))
+        largest = min(2 * self.max_num_seqs, 512, budget)
+        sizes = {1, 2, 4, *range(8, 256, 8), *range(256, largest + 1, 16), budget}
+        if self._version() >= (0, 32, 0):
+            sizes.add(self.max_num_seqs)
+        return tuple(sorted(size for size in sizes if size <= largest))
+
+    def _version(self) -> tuple[int, ...]:
+        return tuple(map(int, self.vllm_version.split(".")))
