@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sim.kv import Prefixes
@@ -73,25 +72,24 @@ def reusable_tokens(workflow: Workflow, profile: Profile) -> Mapping[str, int]:
         return {call.id: 0 for call in workflow.calls}
     size = profile.engine.block_size
     prefixes = Prefixes(size)
-    prompts = {call.id: prefixes.keys(call.prompt)[: (call.num_prompt_tokens - 1) // size] for call in workflow.calls}
-    written = {call.id: _written(workflow, call, prefixes, size) for call in workflow.calls}
+    keys = {call.id: prefixes.keys((*call.prompt, _answer(workflow, call))) for call in workflow.calls}
+    # The KV of a call's last token is never written.
+    written = {call.id: _num_tokens(workflow, call) - 1 for call in workflow.calls}
     after = _descendants(workflow)
-    return {
-        call: size * max((_common(keys, written[other]) for other in prompts if other not in after[call]), default=0)
-        for call, keys in prompts.items()
-    }
+    cached = {}
+    for call in workflow.calls:
+        others = (other for other in keys if other not in after[call.id])
+        found = (min(keys[call.id].num_common(keys[other]), written[other] // size) for other in others)
+        cached[call.id] = size * min((call.num_prompt_tokens - 1) // size, max(found, default=0))
+    return cached
 
 
-def _written(workflow: Workflow, call: Call, prefixes: Prefixes, size: int) -> frozenset[int]:
-    """Keys of the blocks that the call leaves behind; the KV of its last token is never written."""
-    output = workflow.tape.output_tokens[call.id]
-    keys = prefixes.keys((*call.prompt, Segment(call.answer_id, output)))
-    return frozenset(keys[: (call.num_prompt_tokens + output - 1) // size])
+def _answer(workflow: Workflow, call: Call) -> Segment:
+    return Segment(call.answer_id, workflow.tape.output_tokens[call.id])
 
 
-def _common(keys: Sequence[int], written: frozenset[int]) -> int:
-    """How many leading keys were written: a key names its whole prefix, so the hits come first."""
-    return bisect_left(keys, True, key=lambda key: key not in written)
+def _num_tokens(workflow: Workflow, call: Call) -> int:
+    return call.num_prompt_tokens + workflow.tape.output_tokens[call.id]
 
 
 def _descendants(workflow: Workflow) -> Mapping[str, frozenset[str]]:

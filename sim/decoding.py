@@ -81,16 +81,13 @@ class Decoding:
         return steps
 
     def advance(self, steps: int, pool: BlockPool) -> list[Request]:
-        """So many steps for all members, with their blocks; returns those with full blocks to register.
-
-        Which of the blocks taken is whose makes no difference: taking them has emptied them.
-        """
+        """So many steps for all members, with their blocks; returns those with full blocks to register."""
         after = self.clock + 1
         self.clock += steps
         self.kv_tokens += steps * len(self._members)
         for members, count in self._turns(self._grow, after, steps):
             for request in members:
-                request.blocks += pool.take(count)
+                pool.take(request.blocks, count)
         return [request for members, _ in self._turns(self._fill, after, steps) for request in members]
 
     def num_known_tokens(self, request: Request) -> int:

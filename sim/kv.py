@@ -1,17 +1,54 @@
 """The KV cache: blocks, who holds them, and which prefixes can be found in them again.
 
-Follows vLLM's ``v1/core/block_pool.py`` and ``kv_cache_manager.py`` (0.32.0 where no version is named).
+Follows vLLM's ``v1/core/block_pool.py`` and ``kv_cache_manager.py`` (0.32.0 where no version is named), block by block
+in effect but not in cost: blocks that follow each other are one `Extent`, and blocks without content, of which any is
+as good as another, are a number.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from sim.workflow import Segment
 
-#: Bits of a block key that hold the block's index in its sequence; the rest names the prefix.
-_INDEX_BITS = 32
+
+@dataclass(slots=True)
+class Keys:
+    """What each full block of a sequence contains: block i the path ``paths[n]``, n the first with i < ``ends[n]``.
+
+    Two blocks have the same content exactly if they have the same path and the same index.
+    """
+
+    paths: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """How many full blocks the sequence has."""
+        return self.ends[-1] if self.ends else 0
+
+    def path(self, index: int) -> int | None:
+        """The path of a full block; None where there is none."""
+        return self.paths[bisect_right(self.ends, index)] if index < len(self) else None
+
+    def num_common(self, other: Keys) -> int:
+        """How many leading blocks have the same content."""
+        blocks = 0
+        for path, end, its_path, its_end in zip(self.paths, self.ends, other.paths, other.ends, strict=False):
+            if path != its_path:
+                break
+            blocks = min(end, its_end)
+        return blocks
+
+    def runs(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(path, first, stop) of the blocks from ``first`` on, as far as ``stop``, one run per path."""
+        for number in range(bisect_right(self.ends, first), len(self.ends)):
+            if first >= stop:
+                return
+            end = min(self.ends[number], stop)
+            yield self.paths[number], first, end
+            first = end
 
 
 class Prefixes:
@@ -25,131 +62,204 @@ class Prefixes:
         self._block_size = block_size
         self._paths: dict[tuple[int, str, int], int] = {}
 
-    def keys(self, segments: Iterable[Segment]) -> list[int]:
-        """One key per full block of the sequence that the segments make."""
-        keys: list[int] = []
-        path = end = 0
+    def keys(self, segments: Iterable[Segment]) -> Keys:
+        """The keys of the full blocks of the sequence that the segments make."""
+        keys = Keys()
+        path = tokens = blocks = 0
         for segment in segments:
             step = (path, segment.segment_id, segment.num_tokens)
             path = self._paths.setdefault(step, len(self._paths) + 1)
-            end += segment.num_tokens
-            first = path << _INDEX_BITS
-            keys.extend(range(first + len(keys), first + end // self._block_size))
+            tokens += segment.num_tokens
+            if tokens // self._block_size > blocks:
+                blocks = tokens // self._block_size
+                keys.paths.append(path)
+                keys.ends.append(blocks)
         return keys
 
 
-class BlockPool:
-    """Blocks that are free or held, and the cached content of both. Block 0 is vLLM's null block.
+class Extent:
+    """Blocks ``first`` to ``stop`` of one path, all held by the same requests, or all free.
 
-    The free queue is in three parts: blocks freed to its front, blocks never used yet, and blocks freed to its end.
-    ``unhashed_first``: blocks without cached content go to the front and so are reused first
-    (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2). ``num_shared`` counts the holders of every
-    block beyond its first.
+    ``path`` is None for free blocks without content. ``before`` and ``after`` are neighbours in the free queue.
+    """
+
+    __slots__ = ("after", "before", "first", "holders", "path", "stop")
+
+    def __init__(self, path: int | None, first: int, stop: int) -> None:
+        self.path = path
+        self.first = first
+        self.stop = stop
+        self.holders: list[Holding] = []
+        self.before = self.after = self
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def queue_before(self, other: Extent) -> None:
+        """Enter the free queue in front of the other."""
+        self.before, self.after = other.before, other
+        self.before.after = other.before = self
+
+    def leave_queue(self) -> None:
+        """Leave the free queue."""
+        self.before.after, self.after.before = self.after, self.before
+        self.before = self.after = self
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """The blocks of one request: of ``num_blocks`` the first ``num_registered``, in ``extents``, can be found."""
+
+    extents: list[Extent] = field(default_factory=list)
+    num_blocks: int = 0
+    num_registered: int = 0
+
+
+class BlockPool:
+    """Blocks that are free or held, and the cached content of both.
+
+    The free queue begins with blocks without content: those freed to its front, and those never used. Then come the
+    extents freed to its end; each loses its last block first. ``unhashed_first``: blocks without cached content go
+    to the front and so are reused first (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2).
+    ``num_shared`` counts the holders of every block beyond its first.
     """
 
     def __init__(self, num_gpu_blocks: int, unhashed_first: bool = True) -> None:
-        self.num_usable_blocks = self.num_free_blocks = num_gpu_blocks - 1
+        # One is vLLM's null block.
+        self.num_usable_blocks = self.num_free_blocks = self._num_empty = num_gpu_blocks - 1
         self.num_shared = 0
         self._unhashed_first = unhashed_first
-        self._front: list[int] = []
-        self._end: OrderedDict[int, None] = OrderedDict()
-        # Of every block used so far; a pool can be large and its blocks never touched.
-        self._holders = [0]
-        self._key: list[int | None] = [None]
-        self._cached: dict[int, int] = {}
-        self._more: dict[int, list[int]] = {}
+        self._queue = Extent(None, 0, 0)
+        self._cached: dict[int, list[Extent]] = {}
 
-    def find(self, keys: Sequence[int], limit: int) -> list[int]:
-        """The blocks of the longest cached prefix, at most ``limit`` of them; nothing is taken."""
-        found = []
-        for key in keys[:limit]:
-            block = self._cached.get(key)
-            if block is None:
-                break
-            found.append(block)
-        return found
+    def find(self, keys: Keys, limit: int) -> tuple[int, int]:
+        """Blocks of the longest cached prefix, at most ``limit``, and how many of them are free."""
+        found = free = 0
+        for path, first, stop in keys.runs(0, limit):
+            while first < stop:
+                extent, end = self._copy(path, first, stop)
+                if extent is None:
+                    return found, free
+                if not extent.holders:
+                    free += end - first
+                found = first = end
+        return found, free
 
-    def num_unheld(self, blocks: Iterable[int]) -> int:
-        """How many of the blocks are in the free queue: taking them shrinks it."""
-        return sum(self._holders[block] == 0 for block in blocks)
+    def share(self, holding: Holding, keys: Keys, count: int) -> None:
+        """Hold the first ``count`` blocks, which are cached; those nobody held leave the free queue."""
+        for path, first, stop in keys.runs(0, count):
+            while first < stop:
+                extent, end = self._copy(path, first, stop)
+                assert extent is not None
+                if extent.first < first:
+                    extent = self._cut(extent, first)
+                if extent.stop > end:
+                    self._cut(extent, end)
+                if extent.holders:
+                    self.num_shared += len(extent)
+                else:
+                    extent.leave_queue()
+                    self.num_free_blocks -= len(extent)
+                extent.holders.append(holding)
+                holding.extents.append(extent)
+                first = end
+        holding.num_blocks = holding.num_registered = count
 
-    def num_shared_without(self, absent: Iterable[Sequence[int]]) -> int:
-        """`num_shared` if these lists of blocks were not held."""
-        left: dict[int, int] = {}
-        for blocks in absent:
-            for block in blocks:
-                if self._holders[block] > 1:
-                    left[block] = left.get(block, self._holders[block]) - 1
-        return self.num_shared - sum(self._holders[block] - max(count, 1) for block, count in left.items())
-
-    def share(self, blocks: Iterable[int]) -> None:
-        """Hold found blocks; those nobody held leave the free queue."""
-        for block in blocks:
-            if self._holders[block] == 0:
-                del self._end[block]
-                self.num_free_blocks -= 1
-            else:
-                self.num_shared += 1
-            self._holders[block] += 1
-
-    def take(self, count: int) -> list[int]:
-        """``count`` blocks from the front of the free queue; what they had cached is lost now."""
+    def take(self, holding: Holding, count: int) -> None:
+        """``count`` blocks more, from the front of the free queue; what they had cached is lost now."""
         assert count <= self.num_free_blocks
         self.num_free_blocks -= count
-        blocks = []
-        while count and self._front:
-            blocks.append(self._front.pop())
-            count -= 1
-        for block in blocks:
-            self._holders[block] = 1
-        if count:
-            known = len(self._holders)
-            unused = range(known, min(known + count, self.num_usable_blocks + 1))
-            self._holders += [1] * len(unused)
-            self._key += [None] * len(unused)
-            blocks += unused
-            count -= len(unused)
-        for _ in range(count):
-            block, _ = self._end.popitem(last=False)
-            if self._key[block] is not None:
-                self._forget(block)
-            self._holders[block] = 1
-            blocks.append(block)
-        return blocks
+        holding.num_blocks += count
+        empty = min(count, self._num_empty)
+        self._num_empty -= empty
+        count -= empty
+        while count:
+            extent = self._queue.after
+            lost = min(count, len(extent))
+            extent.stop -= lost
+            count -= lost
+            if not extent:
+                extent.leave_queue()
+                self._forget(extent)
 
-    def register(self, blocks: Sequence[int], keys: Sequence[int]) -> None:
-        """From now on each block can be found under its key; of several the first registered is."""
-        for block, key in zip(blocks, keys, strict=True):
-            self._key[block] = key
-            if self._cached.setdefault(key, block) != block:
-                self._more.setdefault(key, []).append(block)
-
-    def free(self, blocks: Sequence[int]) -> None:
-        """Give back a request's blocks, last one first, so that its prefix stays longest."""
-        holders = self._holders
-        for block in reversed(blocks):
-            assert holders[block] > 0
-            holders[block] -= 1
-            if holders[block]:
-                self.num_shared -= 1
+    def register(self, holding: Holding, keys: Keys, stop: int) -> None:
+        """From now on the blocks before ``stop`` can be found; of several with one content the first registered is."""
+        for path, first, end in keys.runs(holding.num_registered, stop):
+            copies = self._cached.setdefault(path, [])
+            last = holding.extents[-1] if holding.extents else None
+            if last and last.path == path and len(last.holders) == 1 and _may_grow(last, copies, end):
+                last.stop = end
                 continue
-            self.num_free_blocks += 1
-            if self._key[block] is None and self._unhashed_first:
-                self._front.append(block)
-            else:
-                self._end[block] = None
+            extent = Extent(path, first, end)
+            extent.holders.append(holding)
+            holding.extents.append(extent)
+            copies.append(extent)
+        holding.num_registered = stop
 
-    def _forget(self, block: int) -> None:
-        key = self._key[block]
-        assert key is not None
-        self._key[block] = None
-        more = self._more.get(key)
-        if more is None:
-            del self._cached[key]
+    def free(self, holding: Holding) -> None:
+        """Give back a request's blocks, last one first, so that its prefix stays longest."""
+        empty = holding.num_blocks - holding.num_registered
+        self.num_free_blocks += empty
+        if self._unhashed_first:
+            self._num_empty += empty
+        elif empty:
+            Extent(None, 0, empty).queue_before(self._queue)
+        for extent in reversed(holding.extents):
+            extent.holders.remove(holding)
+            if extent.holders:
+                self.num_shared -= len(extent)
+            else:
+                self.num_free_blocks += len(extent)
+                extent.queue_before(self._queue)
+        holding.extents.clear()
+        holding.num_blocks = holding.num_registered = 0
+
+    def num_shared_without(self, absent: Iterable[Holding]) -> int:
+        """`num_shared` if these held nothing."""
+        left: dict[Extent, int] = {}
+        for holding in absent:
+            for extent in holding.extents:
+                if len(extent.holders) > 1:
+                    left[extent] = left.get(extent, len(extent.holders)) - 1
+        return self.num_shared - sum(len(e) * (len(e.holders) - max(count, 1)) for e, count in left.items())
+
+    def _copy(self, path: int, index: int, stop: int) -> tuple[Extent | None, int]:
+        """The extent in which this block is found, and how far before ``stop`` those after it are found there too."""
+        for extent in self._cached.get(path, ()):
+            if extent.first <= index < extent.stop:
+                return extent, min(stop, extent.stop)
+            if index < extent.first:
+                stop = min(stop, extent.first)
+        return None, index
+
+    def _cut(self, extent: Extent, index: int) -> Extent:
+        """Split the extent before that block; returns the upper part."""
+        assert extent.path is not None
+        upper = Extent(extent.path, index, extent.stop)
+        extent.stop = index
+        copies = self._cached[extent.path]
+        copies.insert(copies.index(extent) + 1, upper)
+        upper.holders += extent.holders
+        for holding in extent.holders:
+            holding.extents.insert(holding.extents.index(extent) + 1, upper)
+        if not extent.holders:
+            upper.queue_before(extent)
+        return upper
+
+    def _forget(self, extent: Extent) -> None:
+        if extent.path is None:
             return
-        if self._cached[key] == block:
-            self._cached[key] = more.pop(0)
-        else:
-            more.remove(block)
-        if not more:
-            del self._more[key]
+        copies = self._cached[extent.path]
+        copies.remove(extent)
+        if not copies:
+            del self._cached[extent.path]
+
+
+def _may_grow(extent: Extent, copies: list[Extent], stop: int) -> bool:
+    """Whether no copy of the extent's next blocks was registered since: growing it would put it before that one."""
+    for copy in reversed(copies):
+        if copy is extent:
+            return True
+        if copy.first < stop and copy.stop > extent.stop:
+            return False
+    raise AssertionError("not among the copies of its path")

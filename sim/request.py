@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sim.kv import Holding, Keys
 from sim.workflow import Segment
 
 
@@ -26,7 +27,7 @@ class Request:
     num_prompt_tokens: int = field(init=False)
     num_tokens: int = field(init=False)
     max_num_tokens: int = field(init=False)
-    keys: list[int] = field(default_factory=list)
+    keys: Keys = field(default_factory=Keys)
     num_computed_tokens: int = 0
     num_output_tokens: int = 0
     num_output_placeholders: int = 0
@@ -34,8 +35,7 @@ class Request:
     num_stale_tokens: int = 0
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
-    blocks: list[int] = field(default_factory=list)
-    num_registered: int = 0
+    blocks: Holding = field(default_factory=Holding)
     running: bool = False
     admitted: int = -1
     joined: int = -1

@@ -175,8 +175,11 @@ class Scheduler:
         if not self.waiting or len(self.running) >= min(settings.max_num_seqs, settings.max_num_batched_tokens):
             return False
         wanted = self.waiting.head().keys
-        following = ((request.keys, request.num_registered) for request in self.running)
-        return any(keys[at : at + 1] == wanted[at : at + 1] != [] for keys, at in following)
+        for request in self.running:
+            following = request.keys.path(request.blocks.num_registered)
+            if following is not None and following == wanted.path(request.blocks.num_registered):
+                return True
+        return False
 
     def _long_prefill_threshold(self) -> int:
         # S.schedule: a request that is alone starves nobody and gets the whole budget (not so in 0.26.0).
@@ -198,7 +201,7 @@ class Scheduler:
             if num_new:
                 rows[request] = (num_new, request.num_computed_tokens)
                 budget -= num_new
-                needed += self._num_blocks(request.num_computed_tokens + num_new) - len(request.blocks)
+                needed += self._num_blocks(request.num_computed_tokens + num_new) - request.blocks.num_blocks
         return rows if needed <= self.pool.num_free_blocks else None
 
     def _carry_out(self, rows: dict[Request, tuple[int, int]]) -> int:
@@ -286,15 +289,15 @@ class Scheduler:
             # The step that preempts admits none, so with two batches in the queue its tokens from before the
             # preemption have all come back; vLLM's rule for a deeper queue is not needed.
             assert not request.num_stale_tokens
-            found = self.pool.find(request.keys, (request.num_tokens - 1) // settings.block_size)
-            computed = len(found) * settings.block_size
+            found, free = self.pool.find(request.keys, (request.num_tokens - 1) // settings.block_size)
+            computed = found * settings.block_size
             num_new = request.num_tokens - computed
             num_new = min(num_new, threshold or num_new)
             # Without chunked prefill a prompt waits until it fits whole.
             if num_new > budget and not settings.enable_chunked_prefill:
                 break
             num_new = min(num_new, budget)
-            if not self._admit(request, found, computed, num_new):
+            if not self._admit(request, found, free, num_new):
                 break
             self.running.append(self.waiting.pop())
             self._others[request] = None
@@ -302,16 +305,15 @@ class Scheduler:
             rows[request] = (num_new, computed)
             budget -= num_new
 
-    def _admit(self, request: Request, found: list[int], computed: int, num_new: int) -> bool:
-        """``KVCacheManager.allocate_slots`` for a waiting request."""
+    def _admit(self, request: Request, found: int, free: int, num_new: int) -> bool:
+        """``KVCacheManager.allocate_slots`` for a waiting request; nobody holds ``free`` of the blocks found."""
+        computed = found * self._settings.block_size
         # scheduler_reserve_full_isl: all tokens known so far must fit, not only the first chunk.
         reserved = request.num_tokens if self._settings.scheduler_reserve_full_isl else computed + num_new
-        needed = self._num_blocks(reserved) - len(found) + self.pool.num_unheld(found)
+        needed = self._num_blocks(reserved) - found + free
         if needed + (self._watermark if self.running else 0) > self.pool.num_free_blocks:
             return False
-        self.pool.share(found)
-        request.blocks = found
-        request.num_registered = len(found)
+        self.pool.share(request.blocks, request.keys, found)
         request.num_computed_tokens = computed
         request.running = True
         if request.num_cached_tokens is None:
@@ -330,20 +332,18 @@ class Scheduler:
         return True
 
     def _take_blocks(self, request: Request, num_new: int) -> bool:
-        needed = self._num_blocks(request.num_computed_tokens + num_new) - len(request.blocks)
+        needed = self._num_blocks(request.num_computed_tokens + num_new) - request.blocks.num_blocks
         if needed > self.pool.num_free_blocks:
             return False
         if needed > 0:
-            request.blocks += self.pool.take(needed)
+            self.pool.take(request.blocks, needed)
         return True
 
     def _register(self, request: Request, num_tokens: int) -> None:
         """Let the blocks that are full with the first ``num_tokens`` be found from now on."""
-        done = request.num_registered
         full = min(num_tokens // self._settings.block_size, len(request.keys))
-        if full > done:
-            self.pool.register(request.blocks[done:full], request.keys[done:full])
-            request.num_registered = full
+        if full > request.blocks.num_registered:
+            self.pool.register(request.blocks, request.keys, full)
 
     def _fill(self, batch: Batch, computed: dict[Request, tuple[int, int]]) -> None:
         """Count the rows' tokens as computed (``S._update_after_schedule``) and add up the step's sums."""
@@ -386,8 +386,6 @@ class Scheduler:
 
     def _free(self, request: Request) -> None:
         self.pool.free(request.blocks)
-        request.blocks = []
-        request.num_registered = 0
         request.running = False
 
     def _num_blocks(self, num_tokens: int) -> int:

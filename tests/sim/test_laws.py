@@ -68,11 +68,18 @@ def drawn_requests(draw_lengths):
     ]
 
 
+def blocks(request):
+    """A name for every block of the request, in their order; shared blocks have the same name."""
+    found = [(extent, index) for extent in request.blocks.extents for index in range(extent.first, extent.stop)]
+    assert [index for _, index in found] == list(range(request.blocks.num_registered))
+    return found + [(request, index) for index in range(len(found), request.blocks.num_blocks)]
+
+
 def distinct_kv_tokens(rows, block_size):
     """Tokens in the blocks that the rows read, each block counted once."""
     tokens = {}
     for request, num_new, computed in rows:
-        for index, block in enumerate(request.blocks):
+        for index, block in enumerate(blocks(request)):
             there = min(num_new + computed - index * block_size, block_size)
             tokens[block] = max(there, tokens.get(block, 0))
     return sum(tokens.values())
@@ -101,7 +108,7 @@ def test_3_blocks_are_free_or_held_after_every_step_and_no_step_is_idle(drawn, e
         assert len(rows) <= len(scheduler.running) <= engine.engine.max_num_seqs
         if len(under_way) > engine.engine.async_scheduling:
             left -= set(scheduler.update(under_way.popleft())[1])
-        held = {block for request in scheduler.running for block in request.blocks}
+        held = {block for request in scheduler.running for block in blocks(request)}
         assert scheduler.pool.num_free_blocks + len(held) == scheduler.pool.num_usable_blocks
     assert scheduler.pool.num_free_blocks == scheduler.pool.num_usable_blocks
 
