@@ -3,7 +3,7 @@ PY := .venv/bin/python
 INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m pip install -q)
 MAST ?= ../shared/mast
 
-.PHONY: demo test lint bench corpus clean
+.PHONY: demo test test-vllm lint bench corpus clean
 
 demo: .venv/ready
 	rm -rf demo
@@ -11,6 +11,11 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(PY) -m pytest
+
+# The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
+test-vllm: .venv/ready .venv-vllm/vllm-0.26.0
+	./setup_vllm.sh
+	$(PY) -m pytest -s tests/vllm
 
 lint: .venv/ready
 	.venv/bin/ruff check
@@ -41,5 +46,14 @@ corpus: .venv/ready
 	fi
 	@touch $@
 
+# Of an older vLLM only the Python files are needed; they run on what setup_vllm.sh installs.
+.venv-vllm/vllm-%:
+	./setup_vllm.sh
+	rm -rf .venv-vllm/download $@.part
+	.venv-vllm/bin/python -m pip download -q --no-deps --disable-pip-version-check -d .venv-vllm/download vllm==$*
+	$(PY) tests/vllm/unpack.py .venv-vllm/download/vllm-$*-*.whl $@.part
+	rm -r .venv-vllm/download
+	mv $@.part $@
+
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .venv-vllm demo

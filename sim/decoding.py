@@ -43,7 +43,7 @@ class Decoding:
         request.offset = offset = request.num_computed_tokens - self.clock
         self._members[request] = None
         self._grow[(1 - offset) % self._size][request] = None
-        if request.keys:
+        if request.keys.num_blocks:
             self._fill[(self._lag - offset) % self._size][request] = None
         heapq.heappush(self._ends, (request.max_num_tokens - 1 - offset, request.admitted, request))
         self.kv_tokens += request.num_computed_tokens

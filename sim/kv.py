@@ -8,7 +8,7 @@ as good as another, are a number.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sim.workflow import Segment
@@ -23,14 +23,11 @@ class Keys:
 
     paths: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """How many full blocks the sequence has."""
-        return self.ends[-1] if self.ends else 0
+    num_blocks: int = 0
 
     def path(self, index: int) -> int | None:
         """The path of a full block; None where there is none."""
-        return self.paths[bisect_right(self.ends, index)] if index < len(self) else None
+        return self.paths[bisect_right(self.ends, index)] if index < self.num_blocks else None
 
     def num_common(self, other: Keys) -> int:
         """How many leading blocks have the same content."""
@@ -41,14 +38,18 @@ class Keys:
             blocks = min(end, its_end)
         return blocks
 
-    def runs(self, first: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def runs(self, first: int, stop: int) -> list[tuple[int, int, int]]:
         """(path, first, stop) of the blocks from ``first`` on, as far as ``stop``, one run per path."""
-        for number in range(bisect_right(self.ends, first), len(self.ends)):
-            if first >= stop:
-                return
-            end = min(self.ends[number], stop)
-            yield self.paths[number], first, end
+        runs = []
+        number = bisect_right(self.ends, first)
+        while first < stop and number < len(self.ends):
+            end = self.ends[number]
+            if end > stop:
+                end = stop
+            runs.append((self.paths[number], first, end))
             first = end
+            number += 1
+        return runs
 
 
 class Prefixes:
@@ -65,15 +66,15 @@ class Prefixes:
     def keys(self, segments: Iterable[Segment]) -> Keys:
         """The keys of the full blocks of the sequence that the segments make."""
         keys = Keys()
-        path = tokens = blocks = 0
+        path = tokens = 0
         for segment in segments:
             step = (path, segment.segment_id, segment.num_tokens)
             path = self._paths.setdefault(step, len(self._paths) + 1)
             tokens += segment.num_tokens
-            if tokens // self._block_size > blocks:
-                blocks = tokens // self._block_size
+            if tokens // self._block_size > keys.num_blocks:
+                keys.num_blocks = tokens // self._block_size
                 keys.paths.append(path)
-                keys.ends.append(blocks)
+                keys.ends.append(keys.num_blocks)
         return keys
 
 
@@ -170,30 +171,29 @@ class BlockPool:
         assert count <= self.num_free_blocks
         self.num_free_blocks -= count
         holding.num_blocks += count
-        empty = min(count, self._num_empty)
-        self._num_empty -= empty
-        count -= empty
-        while count:
+        short = count - self._num_empty
+        self._num_empty = max(-short, 0)
+        while short > 0:
             extent = self._queue.after
-            lost = min(count, len(extent))
+            lost = min(short, len(extent))
             extent.stop -= lost
-            count -= lost
-            if not extent:
+            short -= lost
+            if extent.first == extent.stop:
                 extent.leave_queue()
                 self._forget(extent)
 
     def register(self, holding: Holding, keys: Keys, stop: int) -> None:
         """From now on the blocks before ``stop`` can be found; of several with one content the first registered is."""
+        last = holding.extents[-1] if holding.extents else None
+        if last and last.path == keys.path(stop - 1) and len(last.holders) == 1 and self._cached[last.path][-1] is last:
+            # More of a path that nobody else has: nearly always the case.
+            last.stop = holding.num_registered = stop
+            return
         for path, first, end in keys.runs(holding.num_registered, stop):
-            copies = self._cached.setdefault(path, [])
-            last = holding.extents[-1] if holding.extents else None
-            if last and last.path == path and len(last.holders) == 1 and _may_grow(last, copies, end):
-                last.stop = end
-                continue
             extent = Extent(path, first, end)
             extent.holders.append(holding)
             holding.extents.append(extent)
-            copies.append(extent)
+            self._cached.setdefault(path, []).append(extent)
         holding.num_registered = stop
 
     def free(self, holding: Holding) -> None:
@@ -228,8 +228,8 @@ class BlockPool:
         for extent in self._cached.get(path, ()):
             if extent.first <= index < extent.stop:
                 return extent, min(stop, extent.stop)
-            if index < extent.first:
-                stop = min(stop, extent.first)
+            # A block is freed before those in front of it, so none of these can be the first to be found.
+            assert extent.stop <= index
         return None, index
 
     def _cut(self, extent: Extent, index: int) -> Extent:
@@ -253,13 +253,3 @@ class BlockPool:
         copies.remove(extent)
         if not copies:
             del self._cached[extent.path]
-
-
-def _may_grow(extent: Extent, copies: list[Extent], stop: int) -> bool:
-    """Whether no copy of the extent's next blocks was registered since: growing it would put it before that one."""
-    for copy in reversed(copies):
-        if copy is extent:
-            return True
-        if copy.first < stop and copy.stop > extent.stop:
-            return False
-    raise AssertionError("not among the copies of its path")

@@ -71,6 +71,7 @@ class Scheduler:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._block_size = settings.block_size
         self._by_priority = settings.scheduling_policy == "priority"
         self.prefixes = Prefixes(settings.block_size)
         self.pool = BlockPool(settings.num_gpu_blocks, settings.frees_unhashed_first)
@@ -289,8 +290,8 @@ class Scheduler:
             # The step that preempts admits none, so with two batches in the queue its tokens from before the
             # preemption have all come back; vLLM's rule for a deeper queue is not needed.
             assert not request.num_stale_tokens
-            found, free = self.pool.find(request.keys, (request.num_tokens - 1) // settings.block_size)
-            computed = found * settings.block_size
+            found, free = self.pool.find(request.keys, (request.num_tokens - 1) // self._block_size)
+            computed = found * self._block_size
             num_new = request.num_tokens - computed
             num_new = min(num_new, threshold or num_new)
             # Without chunked prefill a prompt waits until it fits whole.
@@ -307,7 +308,7 @@ class Scheduler:
 
     def _admit(self, request: Request, found: int, free: int, num_new: int) -> bool:
         """``KVCacheManager.allocate_slots`` for a waiting request; nobody holds ``free`` of the blocks found."""
-        computed = found * self._settings.block_size
+        computed = found * self._block_size
         # scheduler_reserve_full_isl: all tokens known so far must fit, not only the first chunk.
         reserved = request.num_tokens if self._settings.scheduler_reserve_full_isl else computed + num_new
         needed = self._num_blocks(reserved) - found + free
@@ -341,13 +342,13 @@ class Scheduler:
 
     def _register(self, request: Request, num_tokens: int) -> None:
         """Let the blocks that are full with the first ``num_tokens`` be found from now on."""
-        full = min(num_tokens // self._settings.block_size, len(request.keys))
-        if full > request.blocks.num_registered:
+        full = num_tokens // self._block_size
+        if request.blocks.num_registered < full <= request.keys.num_blocks:
             self.pool.register(request.blocks, request.keys, full)
 
     def _fill(self, batch: Batch, computed: dict[Request, tuple[int, int]]) -> None:
         """Count the rows' tokens as computed (``S._update_after_schedule``) and add up the step's sums."""
-        batch.distinct_kv_tokens = -self._settings.block_size * self._num_shared(computed)
+        batch.distinct_kv_tokens = -self._block_size * self._num_shared(computed)
         for request, (num_new, before) in computed.items():
             row = _advance(request, num_new, before)
             batch.rows.append(row)
@@ -389,7 +390,7 @@ class Scheduler:
         request.running = False
 
     def _num_blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._settings.block_size)
+        return -(-num_tokens // self._block_size)
 
 
 def _advance(request: Request, num_new: int, num_computed: int) -> Row:

@@ -146,7 +146,7 @@ def test_what_never_fits_is_refused_with_a_reason():
 def test_prefixes_agree_exactly_as_far_as_their_segments(other):
     prefixes = Prefixes(4)
     one = prefixes.keys((Segment("a", 4), Segment("b", 8)))
-    assert len(one) == 3
+    assert one.num_blocks == 3
     assert prefixes.keys((Segment("a", 4), Segment("b", 8))) == one
     shared = [index for index in range(3) if one.path(index) == prefixes.keys(other).path(index)]
     assert len(shared) == (other[0].num_tokens == 4)
