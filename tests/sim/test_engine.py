@@ -1,0 +1,154 @@
+"""When things happen on the simulated engine."""
+
+from dataclasses import astuple
+
+import pytest
+import simpy
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from strategies import profile, profiles, roomy
+
+from sim.engine import Sent, SimulatedServer
+from sim.latency import Overheads, StepTime
+from sim.request import Request
+from sim.workflow import Call, Segment
+
+ONE_SECOND = StepTime(const_s=1.0, prefill_token_s=0, decode_seq_s=0, kv_token_s=0, attention_pair_s=0)
+
+
+def sent(number, at, prompt, output, priority=0):
+    """A call that is sent at that instant; the prompt as (segment id, tokens)."""
+    segments = tuple(Segment(f"{name}-{tokens}", tokens) for name, tokens in prompt)
+    answer = Segment(f"answer-{number}", output)
+    request = Request(segments, answer, priority=priority, arrival_s=at, number=number)
+    return Sent(0, Call(f"c{number}", "agent", segments, answer.segment_id), request, at)
+
+
+def serve(engine, calls, macro_steps=True):
+    """The calls in the order in which they ended, and what the engine did."""
+    env, done = simpy.Environment(), []
+    server = SimulatedServer(env, engine, done.append, macro_steps)
+
+    def send_at(call):
+        yield env.timeout(call.sent_s)
+        server.send(call)
+
+    for call in calls:
+        env.process(send_at(call))
+    env.run()
+    assert len(done) == len(calls)
+    return done, server.stats
+
+
+def times(call):
+    return call.scheduled_s, call.first_token_s, call.finished_s
+
+
+def alone(prompt, output, engine):
+    """The times of one call that arrives at 0."""
+    ((call,), _) = serve(engine, [sent(0, 0, [("p", prompt)], output)])
+    return times(call)
+
+
+def test_without_async_scheduling_a_call_that_comes_during_a_step_joins_the_next():
+    engine = profile(roomy(), ONE_SECOND)
+    done, stats = serve(engine, [sent(0, 0, [("a", 10)], 5), sent(1, 1.5, [("b", 10)], 1)])
+    assert {call.call.id: times(call) for call in done} == {"c0": (0, 1, 5), "c1": (2, 3, 3)}
+    assert stats.num_steps == 5
+
+
+def test_with_async_scheduling_it_joins_the_one_after_that():
+    engine = profile(roomy(async_scheduling=True), ONE_SECOND)
+    done, stats = serve(engine, [sent(0, 0, [("a", 10)], 5), sent(1, 1.5, [("b", 10)], 1)])
+    assert {call.call.id: times(call) for call in done} == {"c0": (0, 1, 5), "c1": (3, 4, 4)}
+    assert stats.num_steps == 5
+
+
+def test_the_first_token_comes_with_the_last_chunk_of_the_prompt():
+    assert alone(25, 3, profile(roomy(max_num_batched_tokens=10, max_num_seqs=4), ONE_SECOND)) == (0, 3, 5)
+
+
+def test_calls_reach_the_scheduler_one_after_the_other_and_answers_take_their_way_back():
+    overheads = Overheads(input_s=0.25, input_gap_s=0.5, output_s=0.125)
+    engine = profile(roomy(), ONE_SECOND, overheads)
+    done, stats = serve(engine, [sent(number, 0, [(f"p{number}", 10)], 1) for number in range(4)])
+    # They get there at 0.25, 0.75, 1.25 and 1.75: the first is prefilled alone, two more wait for its step to end.
+    assert [times(call) for call in done] == [
+        (0.25, 1.375, 1.375),
+        (1.25, 2.375, 2.375),
+        (1.25, 2.375, 2.375),
+        (2.25, 3.375, 3.375),
+    ]
+    assert stats.busy_s == stats.num_steps == 3
+
+
+def test_the_cpu_adds_to_a_step_or_hides_behind_it():
+    step = ONE_SECOND.model_copy(update={"host_s": 0.25, "host_seq_s": 0.25})
+    assert alone(10, 3, profile(roomy(), step)) == (0, 1.5, 4.5)
+    assert alone(10, 3, profile(roomy(async_scheduling=True), step)) == (0, 1, 3)
+    slow = step.model_copy(update={"host_s": 1.75})
+    assert alone(10, 3, profile(roomy(async_scheduling=True), slow)) == (0, 2, 6)
+
+
+def test_a_run_of_steps_changes_from_the_cpus_pace_to_the_gpus_when_it_reads_more_than_that():
+    step = ONE_SECOND.model_copy(update={"host_s": 13.5, "kv_token_s": 1.0})
+    engine = profile(roomy(async_scheduling=True), step)
+    # The GPU's steps read 10, 11, 12, .. tokens: 11, 12, 13, 14, 15 s.
+    assert alone(10, 5, engine) == (0, 13.5, 3 * 13.5 + 14 + 15)
+
+
+def test_a_batch_is_padded_to_the_next_graph_and_a_large_one_is_not():
+    step = ONE_SECOND.model_copy(update={"prefill_token_s": 0.5, "decode_seq_s": 0.25})
+    engine = profile(roomy(cudagraph_capture_sizes=[4, 16]), step)
+    # 10 tokens and 6 of padding at the price of the cheaper kind; then decodes of 1 and 3 of padding.
+    assert alone(10, 3, engine) == (0, 1 + 5 + 1.5, 7.5 + 2 * (1 + 4 * 0.25))
+    assert alone(20, 1, engine)[2] == 1 + 10
+
+
+def test_a_prefix_that_several_read_is_in_memory_once():
+    step = ONE_SECOND.model_copy(update={"distinct_kv_token_s": 1.0})
+    calls = [sent(number, 0, [("shared", 32), (f"own{number}", 4)], 2) for number in range(3)]
+    _, stats = serve(profile(roomy(), step), calls)
+    # Both steps read 32 tokens and each call's own: 4 of the prompt, then the token it generates as well.
+    assert stats.busy_s == 2 + (32 + 3 * 4) + (32 + 3 * 5)
+
+
+def test_a_call_that_can_never_run_fails_with_its_reason_and_others_go_on():
+    engine = profile(roomy(num_gpu_blocks=4), ONE_SECOND)
+    done, _ = serve(engine, [sent(0, 0, [("a", 100)], 1), sent(1, 0, [("b", 10)], 1)])
+    assert [(call.call.id, call.reason, call.finished_s) for call in done] == [
+        ("c0", "needs 7 KV blocks, the pool has 3", None),
+        ("c1", "", 1.0),
+    ]
+
+
+@st.composite
+def crowds(draw):
+    """Calls that share prefixes, arrive while others run, and are not equally urgent."""
+    calls = []
+    for number in range(draw(st.integers(1, 12))):
+        at = draw(st.sampled_from([0.0, 0.0]) | st.floats(0, 3))
+        shared = draw(st.lists(st.sampled_from([("s", 16), ("t", 30), ("u", 7)]), max_size=3))
+        prompt = [*shared, (f"own{draw(st.integers(0, 3))}", draw(st.integers(1, 90)))]
+        calls.append((number, at, prompt, draw(st.integers(1, 120)), draw(st.integers(0, 2))))
+    return calls
+
+
+@settings(max_examples=600, deadline=None)
+@given(crowds(), profiles(min_blocks=12))
+def test_8_macro_steps_change_nothing_at_all(crowd, engine):
+    (macro, macro_stats), (step, step_stats) = (
+        serve(engine, [sent(*call) for call in crowd], macro_steps) for macro_steps in (True, False)
+    )
+    assert [call.call.id for call in macro] == [call.call.id for call in step]
+    for one, other in zip(macro, step, strict=True):
+        assert one.reason == other.reason
+        assert facts(one.request) == facts(other.request)
+        if not one.reason:
+            assert times(one) == pytest.approx(times(other), rel=1e-9)
+    assert astuple(macro_stats) == pytest.approx(astuple(step_stats), rel=1e-9)
+    event(f"preemptions: {macro_stats.num_preemptions > 0}, hits: {any(c.request.num_cached_tokens for c in macro)}")
+
+
+def facts(request):
+    return request.num_output_tokens, request.num_cached_tokens, request.num_preemptions
