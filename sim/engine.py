@@ -125,9 +125,7 @@ class SimulatedServer:
 
     def _repeats(self, batch: Batch, ahead: Batch | None) -> int:
         """How often the step can be repeated; with a step scheduled ahead, that one must be the same."""
-        if not self._macro_steps or batch.rows or (ahead and ahead.num_decoding != batch.num_decoding):
-            return 0
-        return self._scheduler.repeats(ahead or batch)
+        return 0 if batch.rows or not self._macro_steps else self._scheduler.repeats(ahead or batch)
 
     def _run(self, batch: Batch, count: int) -> Generator[simpy.Event, Any, int]:
         """Let the time of up to ``count`` equal steps pass; returns how many were made when a request arrived."""

@@ -152,7 +152,7 @@ class Scheduler:
         Zero unless every running request decodes in it. Then it ends with the first answer that ends, with the
         blocks, or where a waiting request could get in.
         """
-        if batch.rows or batch.preempted or self._others or self._can_admit():
+        if batch.rows or self._others or self._can_admit():
             return 0
         return self._decoding.steps_until(self.pool.num_free_blocks)
 

@@ -17,9 +17,9 @@ ONE_SECOND = StepTime(const_s=1.0, prefill_token_s=0, decode_seq_s=0, kv_token_s
 
 
 def sent(number, at, prompt, output, priority=0):
-    """A call that is sent at that instant; the prompt as (segment id, tokens)."""
+    """A call that is sent at that instant; the prompt as (segment id, tokens). Equal calls get equal answers."""
     segments = tuple(Segment(f"{name}-{tokens}", tokens) for name, tokens in prompt)
-    answer = Segment(f"answer-{number}", output)
+    answer = Segment(f"answer to {prompt[-1][0]}-{output}", output)
     request = Request(segments, answer, priority=priority, arrival_s=at, number=number)
     return Sent(0, Call(f"c{number}", "agent", segments, answer.segment_id), request, at)
 
@@ -113,6 +113,17 @@ def test_a_prefix_that_several_read_is_in_memory_once():
     assert stats.busy_s == 2 + (32 + 3 * 4) + (32 + 3 * 5)
 
 
+@pytest.mark.parametrize("macro_steps", [True, False])
+def test_a_call_that_lacks_blocks_gets_in_when_another_has_generated_its_prompt(macro_steps):
+    engine = profile(roomy(num_gpu_blocks=7, block_size=4), ONE_SECOND)
+    one = sent(0, 0, [("a", 5)], 16)
+    # Six blocks for 24 tokens; four are free while the first call holds two, but only one of those is full.
+    other = sent(1, 0, [("a", 5), ("answer to a", 16), ("more", 3)], 1)
+    serve(engine, [one, other], macro_steps)
+    # Three steps later its second block is full too: 5 tokens of prompt and 3 of the answer.
+    assert (one.finished_s, times(other), other.request.num_cached_tokens) == (16, (3, 4, 4), 8)
+
+
 def test_a_call_that_can_never_run_fails_with_its_reason_and_others_go_on():
     engine = profile(roomy(num_gpu_blocks=4), ONE_SECOND)
     done, _ = serve(engine, [sent(0, 0, [("a", 100)], 1), sent(1, 0, [("b", 10)], 1)])
@@ -124,13 +135,17 @@ def test_a_call_that_can_never_run_fails_with_its_reason_and_others_go_on():
 
 @st.composite
 def crowds(draw):
-    """Calls that share prefixes, arrive while others run, and are not equally urgent."""
+    """Calls that share prefixes, repeat or go on from each other, arrive while others run, and differ in urgency."""
     calls = []
     for number in range(draw(st.integers(1, 12))):
         at = draw(st.sampled_from([0.0, 0.0]) | st.floats(0, 3))
-        shared = draw(st.lists(st.sampled_from([("s", 16), ("t", 30), ("u", 7)]), max_size=3))
-        prompt = [*shared, (f"own{draw(st.integers(0, 3))}", draw(st.integers(1, 90)))]
-        calls.append((number, at, prompt, draw(st.integers(1, 120)), draw(st.integers(0, 2))))
+        prompt = draw(st.lists(st.sampled_from([("s", 16), ("t", 30), ("u", 7)]), max_size=3))
+        prompt, output = [*prompt, (f"own{number}", draw(st.integers(1, 90)))], draw(st.integers(1, 120))
+        if calls and draw(st.booleans()):
+            _, _, prompt, output, _ = draw(st.sampled_from(calls))
+            if draw(st.booleans()):
+                prompt = [*prompt, (f"answer to {prompt[-1][0]}", output), (f"more{number}", draw(st.integers(1, 20)))]
+        calls.append((number, at, prompt, output, draw(st.integers(0, 2))))
     return calls
 
 
