@@ -25,9 +25,9 @@ class Keys:
     ends: list[int] = field(default_factory=list)
     num_blocks: int = 0
 
-    def path(self, index: int) -> int | None:
-        """The path of a full block; None where there is none."""
-        return self.paths[bisect_right(self.ends, index)] if index < self.num_blocks else None
+    def path(self, index: int) -> int:
+        """The path of a full block; 0, which is no path, where there is none."""
+        return self.paths[bisect_right(self.ends, index)] if index < self.num_blocks else 0
 
     def num_common(self, other: Keys) -> int:
         """How many leading blocks have the same content."""
@@ -81,12 +81,12 @@ class Prefixes:
 class Extent:
     """Blocks ``first`` to ``stop`` of one path, all held by the same requests, or all free.
 
-    ``path`` is None for free blocks without content. ``before`` and ``after`` are neighbours in the free queue.
+    ``path`` is 0 for free blocks without content. ``before`` and ``after`` are neighbours in the free queue.
     """
 
     __slots__ = ("after", "before", "first", "holders", "path", "stop")
 
-    def __init__(self, path: int | None, first: int, stop: int) -> None:
+    def __init__(self, path: int, first: int, stop: int) -> None:
         self.path = path
         self.first = first
         self.stop = stop
@@ -130,7 +130,7 @@ class BlockPool:
         self.num_usable_blocks = self.num_free_blocks = self._num_empty = num_gpu_blocks - 1
         self.num_shared = 0
         self._unhashed_first = unhashed_first
-        self._queue = Extent(None, 0, 0)
+        self._queue = Extent(0, 0, 0)
         self._cached: dict[int, list[Extent]] = {}
 
     def find(self, keys: Keys, limit: int) -> tuple[int, int]:
@@ -185,7 +185,8 @@ class BlockPool:
     def register(self, holding: Holding, keys: Keys, stop: int) -> None:
         """From now on the blocks before ``stop`` can be found; of several with one content the first registered is."""
         last = holding.extents[-1] if holding.extents else None
-        if last and last.path == keys.path(stop - 1) and len(last.holders) == 1 and self._cached[last.path][-1] is last:
+        copies = self._cached.get(keys.path(stop - 1))
+        if last and copies and copies[-1] is last and len(last.holders) == 1:
             # More of a path that nobody else has: nearly always the case.
             last.stop = holding.num_registered = stop
             return
@@ -203,7 +204,7 @@ class BlockPool:
         if self._unhashed_first:
             self._num_empty += empty
         elif empty:
-            Extent(None, 0, empty).queue_before(self._queue)
+            Extent(0, 0, empty).queue_before(self._queue)
         for extent in reversed(holding.extents):
             extent.holders.remove(holding)
             if extent.holders:
@@ -234,7 +235,6 @@ class BlockPool:
 
     def _cut(self, extent: Extent, index: int) -> Extent:
         """Split the extent before that block; returns the upper part."""
-        assert extent.path is not None
         upper = Extent(extent.path, index, extent.stop)
         extent.stop = index
         copies = self._cached[extent.path]
@@ -247,9 +247,8 @@ class BlockPool:
         return upper
 
     def _forget(self, extent: Extent) -> None:
-        if extent.path is None:
-            return
-        copies = self._cached[extent.path]
-        copies.remove(extent)
-        if not copies:
-            del self._cached[extent.path]
+        copies = self._cached.get(extent.path)
+        if copies:
+            copies.remove(extent)
+            if not copies:
+                del self._cached[extent.path]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sim.policies import Policy, View
@@ -13,7 +12,6 @@ from sim.workflow import Call, Node, Workflow
 @dataclass(slots=True)
 class _Session:
     workflow: Workflow
-    position: Mapping[str, int]
     waits: dict[str, int]
     ready: list[int] = field(default_factory=list)
     calls_in_flight: int = 0
@@ -36,10 +34,9 @@ class Run:
     def arrive(self, session: int, workflow: Workflow) -> list[Node]:
         """A workflow starts."""
         assert session not in self._sessions
-        waits = {node.id: len(workflow.parents[node.id]) for node in workflow.nodes}
-        position = {node.id: index for index, node in enumerate(workflow.nodes)}
-        state = _Session(workflow, position, waits, left=len(workflow.nodes))
-        state.ready = [position[node] for node, count in waits.items() if count == 0]
+        waits = {node: len(parents) for node, parents in workflow.parents.items()}
+        state = _Session(workflow, waits, left=len(waits))
+        state.ready = [index for index, count in enumerate(waits.values()) if not count]
         self._sessions[session] = state
         return self._start(state)
 
@@ -51,7 +48,7 @@ class Run:
         for child in state.workflow.children[node.id]:
             state.waits[child] -= 1
             if state.waits[child] == 0:
-                insort(state.ready, state.position[child])
+                insort(state.ready, state.workflow.position[child])
         return self._start(state)
 
     def fail(self, session: int, node: Node) -> list[Node]:
@@ -83,7 +80,7 @@ class Run:
         )
         chosen = list(self._policy.select(view))
         for node in chosen:
-            state.ready.remove(state.position[node.id])
+            state.ready.remove(state.workflow.position[node.id])
             if isinstance(node, Call):
                 state.calls_in_flight += 1
             else:

@@ -178,7 +178,7 @@ class Scheduler:
         wanted = self.waiting.head().keys
         for request in self.running:
             following = request.keys.path(request.blocks.num_registered)
-            if following is not None and following == wanted.path(request.blocks.num_registered):
+            if following and following == wanted.path(request.blocks.num_registered):
                 return True
         return False
 

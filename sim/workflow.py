@@ -122,10 +122,15 @@ class Workflow:
         return self._adjacency((edge.parent, edge.child) for edge in self.edges)
 
     @cached_property
+    def position(self) -> Mapping[str, int]:
+        """Node id -> index in the log."""
+        return {node.id: index for index, node in enumerate(self.nodes)}
+
+    @cached_property
     def order(self) -> tuple[str, ...]:
         """Topological order (Kahn 1962); among ready nodes log order decides. Raises on a cycle."""
-        position = {node.id: index for index, node in enumerate(self.nodes)}
-        waits = {node.id: len(self.parents[node.id]) for node in self.nodes}
+        position = self.position
+        waits = {node: len(parents) for node, parents in self.parents.items()}
         ready = [position[node] for node, count in waits.items() if count == 0]
         done: list[str] = []
         while ready:

@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import ClassVar, get_type_hints
+from typing import ClassVar, NamedTuple, get_type_hints
 
 from sim.errors import PolicyError, nearest
 from sim.workflow import Node
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """What a policy may know of one workflow: nodes whose parents are done, and how many are under way.
 
     ``ready`` is in log order. No clock, no future nodes, no answer lengths, no tool times.

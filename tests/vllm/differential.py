@@ -97,8 +97,8 @@ MUTATIONS = {
         "for extent in self._cached.get(path, ()):",
         "for extent in reversed(self._cached.get(path, ())):",
     ),
-    "grows past a newer copy": ("and self._cached[last.path][-1] is last", "and True"),
-    "grows for all who share it": ("and len(last.holders) == 1", "and True"),
+    "grows past a newer copy": ("copies[-1] is last", "last in copies"),
+    "grows for all who share it": ("and len(last.holders) == 1:", "and True:"),
     "content forgotten when freed": (
         "extent.queue_before(self._queue)\n        holding",
         "extent.queue_before(self._queue)\n                self._forget(extent)\n        holding",
