@@ -34,13 +34,13 @@ def write(comparison: Comparison, output: Path) -> None:
         _write(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))
         _write(output / "sessions.jsonl", _lines({"records": "sessions", **provenance}, sessions))
         _write(output / "speedup.svg", _figure(comparison))
-        _write(output / "result.json", json.dumps(comparison.to_json(), indent=2) + "\n")
+        _write(output / "result.json", json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error.strerror})") from error
 
 
 def _lines(header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in (header, *rows))
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in (header, *rows))
 
 
 def _write(path: Path, text: str) -> None:

@@ -74,7 +74,7 @@ def command(
         write(comparison, output)
         click.echo(f"wrote {output}/", err=True)
     if as_json:
-        click.echo(json.dumps(comparison.to_json(), indent=2))
+        click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:
         print_comparison(comparison)
 

@@ -123,7 +123,14 @@ def cyclic(folder):
     return jsonl(folder / "cycle.jsonl", {**WORKFLOW, "edges": [["b", "c", "visible"], ["c", "b", "visible"]]})
 
 
+def endless(folder):
+    tool = {"tool": "t", "name": "python", "duration_s": 1e308}
+    return jsonl(folder / "endless.jsonl", {**WORKFLOW, "nodes": [*WORKFLOW["nodes"], tool]})
+
+
 BAD_FILES = {
+    "a tool that never ends": (endless, "no 0 to 1e+09 s"),
+    "an id that cannot be shown": (lambda folder: jsonl(folder / "s.jsonl", {**WORKFLOW, "id": "\ud800"}), "no name"),
     "broken JSON": (write("broken.json", '{"trajectory": ['), "broken JSON"),
     "a broken line": (write("b.jsonl", json.dumps(HEADER) + '\n{"id": '), "line 2: broken JSON"),
     "cycle": (cyclic, "cycle"),
@@ -153,8 +160,10 @@ BAD_ARGUMENTS = {
     "the same policy twice": (("--policy", "async", "--policy", "parallel"), "twice"),
     "unknown profile": (("--compare", "--profile", "rtx4090"), "did you mean"),
     "missing profile file": (("--compare", "--profile", "none.yaml"), "none.yaml"),
-    "negative rate": (("--compare", "--session-rate", "-1"), "more than 0"),
-    "rate that is no number": (("--compare", "--session-rate", "nan"), "more than 0"),
+    "negative rate": (("--compare", "--session-rate", "-1"), "give 1e-09 to 1e+09"),
+    "rate that is no number": (("--compare", "--session-rate", "nan"), "give 1e-09 to 1e+09"),
+    "rate without end": (("--compare", "--session-rate", "1e-300"), "give 1e-09 to 1e+09"),
+    "rate without gaps": (("--compare", "--session-rate", "1e10"), "give 1e-09 to 1e+09"),
     "no sessions": (("--compare", "--concurrent-sessions", "0"), "1 or more"),
     "two loads": (("--compare", "--session-rate", "1", "--concurrent-sessions", "2"), "one of them"),
     "unknown option": (("--polcy", "async"), "--polic"),
