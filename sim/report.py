@@ -14,7 +14,8 @@ from sim.compare import Comparison, unknown_tools
 
 def console() -> Console:
     """Where tables go: as wide as the terminal, or as they need to be where there is none."""
-    return Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(highlight=False, markup=False, soft_wrap=True, width=None if terminal else 10_000)
 
 
 Cell = Callable[[dict[str, Any]], str]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -194,6 +195,23 @@ def test_a_speedup_above_work_over_span_is_reported_as_a_bug(traces, monkeypatch
         cli.main()
     assert end.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("bug: ")
+
+
+def test_a_terminal_that_cannot_show_a_name_gets_its_number(tmp_path):
+    path = jsonl(tmp_path / "t.jsonl", {**WORKFLOW, "framework": "Größe"}, {**WORKFLOW, "id": "v"})
+    done = workspan("run", path, "--compare", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "Gr\\xf6\\xdfe" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [("run", "--compare", "--json"), ("traces", "ls")], ids=" ".join)
+def test_a_full_disk_is_one_line(arguments, traces):
+    command = [sys.executable, "-m", "sim", *arguments, traces]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == ["output: cannot be read or written (No space left on device)"]
 
 
 def test_help_loads_neither_scipy_nor_matplotlib():
