@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.compare import Comparison, unknown_tools
+from sim.tokens import estimated
 
 
 def console() -> Console:
@@ -93,6 +94,10 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     tools = sum(len(workflow.tools) for workflow in comparison.workflows)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")
+    if number := estimated(comparison.workflows):
+        lines.append(
+            f"Token counts of {number} of {len(comparison.workflows)} workflows are estimated as characters / 4."
+        )
     return lines
 
 

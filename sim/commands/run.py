@@ -61,7 +61,7 @@ def command(
     workspan run --compare
     workspan run my_traces/ --policy sequential --policy async:max_parallel=4 --concurrent-sessions 32
     """
-    names = list(dict.fromkeys([*policies, *(PROTOTYPE if compare_all else ())]))
+    names = [*policies, *(name for name in PROTOTYPE if compare_all and name not in policies)]
     if not names:
         raise RunError("no policy; give --policy NAME (several times, if you like) or --compare")
     lineup, base = line_up(names, baseline)

@@ -71,8 +71,9 @@ def show(workflow_id: str, traces: tuple[str, ...], hidden_calls: bool) -> None:
 @hidden_calls_option
 def import_(traces: tuple[str, ...], output: Path, hidden_calls: bool) -> None:
     """Convert TRACES to workspan's own form: structure and token counts, no text."""
-    workflows, report = read(traces, LoadOptions(hidden_calls=hidden_calls))
-    tell(report, workflows)
+    options = LoadOptions(hidden_calls=hidden_calls)
+    workflows, report = read(traces, options)
+    tell(report, workflows, options)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.writelines(jsonl.dump(workflows, {"origin": report.line()}))

@@ -93,7 +93,7 @@ def _step(kind: str, agent: str, text: str, contexts: dict[str, list[Message]], 
         if not text.startswith(_DELEGATES):
             recorder.chain(recorder.tool("code"))
     elif kind not in _SILENT:
-        raise TraceError(f"a node of type {kind!r} is not known")
+        raise TraceError(f"a node of type {kind!r} is not known; leave the file out")
 
 
 def _success(nodes: list[dict[str, Any]]) -> bool | None:

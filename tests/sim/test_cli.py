@@ -92,6 +92,70 @@ def test_a_bad_line_is_reported_and_the_rest_is_read(tmp_path):
     assert "2 workflows" in done.stderr
 
 
+def collection(path, *rows):
+    path.write_text("".join(json.dumps({"sha256": "", **row}) + "\n" for row in rows))
+    return path
+
+
+PAIR = ("mathproxyagent", "a problem"), ("assistant", "an answer")
+GROUP = ("Agent_Verifier", "a problem"), ("chat_manager", "hello all"), ("Agent_Problem_Solver", "a plan")
+
+
+def ag2(*turns):
+    return json.dumps(
+        {"instance_id": "i", "trajectory": [{"name": name, "role": "user", "content": text} for name, text in turns]}
+    )
+
+
+def test_a_row_without_a_files_name_is_counted_as_skipped(tmp_path):
+    rows = [{"path": path, "text": ag2(*PAIR)} for path in ("", 3, None, "/", "run.json")]
+    done = workspan("traces", "ls", collection(tmp_path / "c.jsonl", *rows))
+    assert done.returncode == 0, done.stderr
+    assert "5 documents: 1 workflows (1 AG2), 4 skipped" in done.stderr
+    assert 'line 1: no original file; give it a "path"' in done.stderr
+
+
+def test_logs_that_begin_with_a_bracket_are_not_called_broken_json(tmp_path):
+    rows = [{"path": name, "text": "[2025-27-07 INFO] ..."} for name in ("chat.log", "chat.json")]
+    done = workspan("traces", "ls", collection(tmp_path / "c.jsonl", *rows, {"path": "a.json", "text": ag2(*PAIR)}))
+    assert "chat.log: no format that workspan reads" in done.stderr
+    assert "chat.json: broken JSON" in done.stderr
+
+
+def test_lines_of_another_format_are_not_called_broken_json(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    assert "no format that workspan reads" in workspan("traces", "ls", tmp_path).stderr
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    (tmp_path / "run.json").write_text(ag2(*PAIR), encoding="utf-8-sig")
+    assert "1 AG2" in workspan("traces", "ls", tmp_path).stderr
+
+
+@pytest.mark.parametrize("command", [("run", "--compare"), ("traces", "ls"), ("traces", "import", "-o", "new.jsonl")])
+def test_a_path_that_does_not_exist_is_an_error_among_good_ones(command, traces, tmp_path):
+    done = workspan(*command, traces, tmp_path / "typo.jsonl")
+    assert_one_line(done, f"{tmp_path / 'typo.jsonl'}: no such file")
+
+
+def test_estimated_token_counts_are_said_to_be_estimated(tmp_path, traces):
+    (tmp_path / "run.json").write_text(ag2(*PAIR))
+    done = workspan("run", tmp_path, "--policy", "async")
+    assert "note (1 workflows): token counts are estimated as characters / 4" in done.stderr
+    assert "Token counts of 1 of 3 workflows are estimated as characters / 4." in done.stdout
+    assert "characters / 4" not in str(workspan("run", traces, "--policy", "async"))
+
+
+def test_an_option_without_effect_is_said_to_have_none(tmp_path, traces):
+    no_effect = "--hidden-calls had no effect"
+    assert no_effect in workspan("traces", "ls", traces, "--hidden-calls").stderr
+    assert no_effect not in workspan("traces", "ls", traces).stderr
+    (tmp_path / "run.json").write_text(ag2(*GROUP))
+    done = workspan("traces", "ls", tmp_path, "--hidden-calls")
+    assert done.returncode == 0, done.stderr
+    assert no_effect not in done.stderr
+
+
 def test_import_writes_our_own_form_and_reads_it_back(traces, tmp_path):
     new = tmp_path / "new.jsonl"
     assert workspan("traces", "import", traces, "-o", new).returncode == 0
@@ -134,11 +198,12 @@ BAD_FILES = {
     "an id that cannot be shown": (lambda folder: jsonl(folder / "s.jsonl", {**WORKFLOW, "id": "\ud800"}), "no name"),
     "broken JSON": (write("broken.json", '{"trajectory": ['), "broken JSON"),
     "a broken line": (write("b.jsonl", json.dumps(HEADER) + '\n{"id": '), "line 2: broken JSON"),
-    "cycle": (cyclic, "cycle"),
-    "empty file": (write("empty.jsonl", ""), "empty"),
+    "cycle": (cyclic, "(cycle); remove an edge"),
+    "empty file": (write("empty.jsonl", ""), "empty; copy it again"),
+    "empty trajectory": (write("run.json", ag2()), "the trajectory is empty"),
     "binary file": (write("binary.bin", bytes(range(256))), "UTF-8"),
     "damaged gzip": (write("x.gz", b"\x1f\x8b\x08broken"), "gzip"),
-    "no such file": (lambda folder: folder / "missing.json", "No such file"),
+    "no such file": (lambda folder: folder / "missing.json", "no such file"),
     "empty folder": (lambda folder: folder, "no trace file"),
     "foreign format": (write("x.json", '{"a": 1}'), "no format"),
     "newer version": (lambda folder: jsonl(folder / "n.jsonl", WORKFLOW, header={**HEADER, "version": 9}), "version 9"),
@@ -158,6 +223,9 @@ BAD_ARGUMENTS = {
     "no policy": ((), "--policy"),
     "unknown policy": (("--policy", "asinc"), "did you mean 'async'"),
     "unknown parameter": (("--policy", "async:n=3"), "no parameter 'n'"),
+    "a parameter of a policy that has none": (("--policy", "sequential:n=3"), "'n'; there is none"),
+    "a parameter twice": (("--policy", "async:max_parallel=2,max_parallel=3"), "occurs twice"),
+    "the same name twice": (("--policy", "async", "--policy", "async"), "name each once"),
     "the same policy twice": (("--policy", "async", "--policy", "parallel"), "twice"),
     "unknown profile": (("--compare", "--profile", "rtx4090"), "did you mean"),
     "missing profile file": (("--compare", "--profile", "none.yaml"), "none.yaml"),
