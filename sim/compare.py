@@ -41,9 +41,9 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain data, with their provenance."""
         return {
+            "provenance": self.provenance(),
             "baseline": self.baseline,
             "policies": {name: self._policy(name) for name in self.runs},
-            "provenance": self.provenance(),
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -59,6 +59,8 @@ class Comparison:
             "workflows_digest": digest(self.workflows),
             "tokenizers": sorted({workflow.tokenizer for workflow in self.workflows}),
             "load": str(self.load),
+            "policies": list(self.policies),
+            "baseline": self.baseline,
             "seed": self.seed,
             "calls_outside_the_measured_range": self.extrapolated(),
             "tools_of_unknown_duration_at_0_s": unknown_tools(self.workflows),

@@ -69,6 +69,7 @@ def command(
     check_free(output)
     settings = load_profile(profile)
     workflows = read_traces(traces, hidden_calls)
+    load = _possible(load, len(workflows))
     comparison = compare(workflows, lineup, base, settings, load, seed)
     if output:
         write(comparison, output)
@@ -85,3 +86,11 @@ def _load(session_rate: float | None, concurrent_sessions: int | None) -> Load:
     if session_rate is not None:
         return SessionRate(session_rate)
     return Alone() if concurrent_sessions is None else ConcurrentSessions(concurrent_sessions)
+
+
+def _possible(load: Load, workflows: int) -> Load:
+    """The load, with no more sessions than there are workflows."""
+    if not isinstance(load, ConcurrentSessions) or load.sessions <= workflows:
+        return load
+    click.echo(f"--concurrent-sessions {load.sessions}: only {workflows} can be under way, one per workflow", err=True)
+    return ConcurrentSessions(workflows)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -61,6 +62,49 @@ def test_7_the_same_inputs_give_the_same_bytes_in_every_process(traces, tmp_path
         outputs.append([done.stdout, *(path.read_bytes() for path in sorted(folder.iterdir()))])
     assert outputs[0] == outputs[1]
     assert len(outputs[0]) == 5
+
+
+def test_every_file_of_a_result_begins_with_what_it_was_made_from(traces, tmp_path):
+    done = workspan("run", traces, "--policy", "parallel", "--baseline", "sequential", "-o", tmp_path / "r", "--json")
+    assert done.returncode == 0, done.stderr
+    provenance = json.loads(done.stdout)["provenance"]
+    assert provenance["policies"] == ["sequential", "parallel"]
+    assert provenance["baseline"] == "sequential"
+    for text in (done.stdout, (tmp_path / "r" / "result.json").read_text()):
+        assert next(iter(json.loads(text))) == "provenance"
+    for name in ("calls", "sessions"):
+        header = json.loads((tmp_path / "r" / f"{name}.jsonl").read_text().partition("\n")[0])
+        assert header == {"records": name, **provenance}
+    figure = ElementTree.parse(tmp_path / "r" / "speedup.svg")
+    description = figure.find(".//{http://purl.org/dc/elements/1.1/}description")
+    assert json.loads(description.text) == provenance
+
+
+def test_no_folder_is_made_for_a_run_that_cannot_start(traces, tmp_path):
+    for wrong in (("--profile", "none.yaml"), ("--policy", "asinc"), (tmp_path / "typo.json",)):
+        assert workspan("run", traces, "--compare", *wrong, "-o", tmp_path / "left" / "over").returncode == 2
+    assert not (tmp_path / "left").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(traces, tmp_path, monkeypatch, capsys):
+    from sim import cli
+
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)  # root may write everywhere
+    monkeypatch.setattr(sys, "argv", ["workspan", "run", str(traces), "--compare", "-o", str(tmp_path / "new")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    problem = f"RunError: {tmp_path / 'new'}: cannot be written in {tmp_path}; name another folder"
+    assert capsys.readouterr().err.splitlines() == [problem]
+
+
+@pytest.mark.parametrize("sessions", [3, 10**24])
+def test_no_more_sessions_than_workflows_can_be_under_way(sessions, traces):
+    done = workspan("run", traces, "--compare", "--concurrent-sessions", sessions)
+    assert done.returncode == 0, done.stderr
+    line = f"--concurrent-sessions {sessions}: only 2 can be under way, one per workflow"
+    assert line in done.stderr.splitlines()
+    assert "2 concurrent sessions" in done.stdout
 
 
 def test_a_result_is_never_written_over_another(traces, tmp_path):
@@ -220,6 +264,8 @@ def test_a_bad_file_is_one_line_and_exit_2(make, problem, tmp_path):
 
 
 BAD_ARGUMENTS = {
+    "a name too long for a folder": (("--compare", "-o", "x" * 300), "name another folder"),
+    "a folder in a file": (("--compare", "-o", f"{__file__}/new"), "name another folder"),
     "no policy": ((), "--policy"),
     "unknown policy": (("--policy", "asinc"), "did you mean 'async'"),
     "unknown parameter": (("--policy", "async:n=3"), "no parameter 'n'"),
