@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,45 @@ def test_a_result_is_never_written_over_another(traces, tmp_path):
     done = workspan("run", traces, "--compare", "-o", folder)
     assert done.returncode == 2
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def rows(done):
+    """First cell of each row of the tables -> its other cells."""
+    assert done.returncode == 0, done.stderr
+    cells = (re.split(r"\s{2,}", line.rstrip()) for line in done.stdout.splitlines())
+    return {first: others for first, *others in cells if others}
+
+
+def test_under_load_work_over_span_is_called_a_bound_of_runs_alone_only(traces):
+    alone = workspan("run", traces, "--compare")
+    loaded = workspan("run", traces, "--compare", "--concurrent-sessions", 2)
+    assert "bound: work / span" in rows(alone)
+    assert "bound when alone: work / span" in rows(loaded)
+    assert rows(loaded)["speed-up over sequential"][:2] == ["workflows", "bound when alone"]
+    warning = "Under load a speed-up can exceed the bound, which holds for a workflow alone on the server."
+    assert warning in loaded.stdout
+    assert warning not in alone.stdout
+
+
+def test_sessions_that_failed_are_shown_and_speedups_say_over_how_many_they_are(tmp_path):
+    big = {**WORKFLOW["nodes"][0], "prompt": [["long", 10_000_000]]}
+    path = jsonl(tmp_path / "t.jsonl", WORKFLOW, {**WORKFLOW, "id": "big", "nodes": [big], "edges": []})
+    done = workspan("run", path, "--policy", "sequential", "--policy", "async")
+    assert rows(done)["sessions finished / all"] == ["1 / 2", "1 / 2"]
+    assert "async against sequential: compared over 1 of 2 workflows, which finished under both." in done.stdout
+
+
+def test_headings_are_whole_in_a_narrow_terminal(traces, monkeypatch, capsys):
+    from rich.console import Console
+
+    import sim.report
+    from sim.cli import workspan as command
+
+    monkeypatch.setattr(sim.report, "console", lambda: Console(width=60, markup=False))
+    command.main(["run", str(traces), "--compare", "--policy", "async:max_parallel=2"], standalone_mode=False)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    assert "parallel=2" in text
 
 
 def test_calls_that_can_never_run_are_failed_with_their_reason(tmp_path):
