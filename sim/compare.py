@@ -78,6 +78,11 @@ class Comparison:
         """Every framework among the workflows, by name."""
         return sorted({workflow.framework for workflow in self.workflows})
 
+    @property
+    def bound_name(self) -> str:
+        """What to call work / span, which bounds nothing once a workflow shares the server."""
+        return "bound: work / span" if isinstance(self.load, Alone) else "bound when alone: work / span"
+
     def pairs(self, name: str, framework: str | None = None) -> dict[str, tuple[float, float]]:
         """Workflow id -> its latency under the baseline and under the policy, where it finished under both."""
         base, other = _latencies(self.runs[self.baseline]), _latencies(self.runs[name])

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.compare import Comparison, unknown_tools
-from sim.load import Alone, Load
+from sim.load import Alone
 from sim.tokens import estimated
 
 
@@ -18,11 +18,6 @@ def console() -> Console:
     """Where tables go: as wide as the terminal, or as they need to be where there is none."""
     terminal = sys.stdout is not None and sys.stdout.isatty()
     return Console(highlight=False, markup=False, soft_wrap=True, width=None if terminal else 10_000)
-
-
-def bound_label(load: Load) -> str:
-    """What to call work / span: a bound it is only for a workflow that is alone on the server."""
-    return "bound: work / span" if isinstance(load, Alone) else "bound when alone: work / span"
 
 
 Cell = Callable[[dict[str, Any]], str]
@@ -58,7 +53,7 @@ def print_comparison(comparison: Comparison) -> None:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
     table.add_section()
     table.add_row(f"speed-up over {comparison.baseline}", *(_gain(policy) for policy in policies.values()))
-    table.add_row(bound_label(comparison.load), *(_bound(policy) for policy in policies.values()))
+    table.add_row(comparison.bound_name, *(_bound(policy) for policy in policies.values()))
     out.print(table)
     if len(comparison.frameworks()) > 1:
         out.print(_by_framework(comparison, policies))
@@ -76,7 +71,7 @@ def _table(corner: str, columns: Any) -> Table:
 
 def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     others = [name for name in policies if name != comparison.baseline]
-    bound = bound_label(comparison.load).partition(":")[0]
+    bound = comparison.bound_name.partition(":")[0]
     table = _table(
         f"\nspeed-up over {comparison.baseline}", ["\nworkflows", f"\n{bound}", *(f"\n{name}" for name in others)]
     )

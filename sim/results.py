@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -60,17 +61,19 @@ def _figure(comparison: Comparison) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from sim.plots import speedup_by_framework
+    from sim.plots import literal, speedup_by_framework
 
     result = comparison.to_json()
     rows = {name: policy["by_framework"] for name, policy in result["policies"].items()}
     bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
-    figure = Figure(figsize=(7, 1.5 + 0.5 * bars), layout="constrained")
-    axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline)
-    axes.set_title(f"{comparison.load}, {comparison.profile.name}", loc="left", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure = Figure(figsize=(7, 1.8 + 0.5 * bars), layout="constrained")
+    axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline, comparison.bound_name)
+    axes.set_title(literal(f"{comparison.load}, {comparison.profile.name}"), loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     text = StringIO()
     metadata = {"Date": None, "Description": json.dumps(result["provenance"], separators=(",", ":"))}
-    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}):
+    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The SVG names its letters, it does not draw them: that our font lacks one is no matter.
+        warnings.filterwarnings("ignore", "Glyph")
         figure.savefig(text, format="svg", metadata=metadata)
     return text.getvalue()
