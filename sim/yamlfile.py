@@ -37,9 +37,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode()  # half a surrogate pair is no text
+            return value
         except (ValueError, LookupError, AttributeError) as error:  # what PyYAML raises for the date 2025-13-45
-            problem = f"{node.value!r} is not what it looks like; put it in quotes"
+            problem = f"{node.value!r} cannot be read; put a text in quotes"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 

@@ -106,13 +106,13 @@ def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> t
 
     Raises TraceError where a path does not exist or no workflow comes out of any of them.
     """
-    places = list(map(Path, paths))
+    places = list(paths)
     for path in places:
         if not os.path.exists(path):  # unlike Path.exists it takes any name
-            raise TraceError(f"{path}: no such file or folder; check its name")
+            raise TraceError(f"{path or 'an empty name'}: no such file or folder; check its name")
     workflows: dict[str, Workflow] = {}
     report = LoadReport()
-    for path in places:
+    for path in map(Path, places):
         for document in _documents(path, report):
             report.documents += 1
             for item in load_document(document, options):
@@ -192,7 +192,7 @@ def _unknown(document: Document) -> str:
     return f"no format that workspan reads ({', '.join(formats())}); convert it, or leave it out"
 
 
-def _nothing(report: LoadReport, paths: Iterable[Path]) -> str:
+def _nothing(report: LoadReport, paths: Iterable[str | Path]) -> str:
     if not report.skipped:
         return f"{', '.join(map(str, paths))}: no trace file there; name a .json, .jsonl or .jsonl.gz file"
     first = report.skipped[0]

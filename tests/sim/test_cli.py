@@ -220,6 +220,7 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
 def test_a_path_that_does_not_exist_is_an_error_among_good_ones(command, traces, tmp_path):
     done = workspan(*command, traces, tmp_path / "typo.jsonl")
     assert_one_line(done, f"{tmp_path / 'typo.jsonl'}: no such file")
+    assert_one_line(workspan(*command, traces, ""), "an empty name: no such file")
 
 
 def test_estimated_token_counts_are_said_to_be_estimated(tmp_path, traces):

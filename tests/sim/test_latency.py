@@ -60,8 +60,9 @@ def test_the_digest_changes_with_every_number(tmp_path):
         (GOOD, "", "not a mapping"),
         (GOOD, "- a list", "not a mapping"),
         (GOOD, "\x00", "not valid YAML"),
-        ("name: mine", "name: 2025-13-45", "line 2: '2025-13-45' is not what it looks like; put it in quotes"),
-        ("name: mine", "name: !!bool perhaps", "line 2: 'perhaps' is not what it looks like"),
+        ("name: mine", "name: 2025-13-45", "line 2: '2025-13-45' cannot be read; put a text in quotes"),
+        ("name: mine", "name: !!bool perhaps", "line 2: 'perhaps' cannot be read"),
+        ("name: mine", 'name: "\\ud800"', "line 2: '\\ud800' cannot be read"),
         ("name: mine", f"name: {'[' * 3000}", "nested too deeply"),
         ("accuracy", "acuracy", "line 7: acuracy: unknown key; did you mean 'accuracy'?"),
         (
