@@ -268,5 +268,5 @@ class Workflow:
         for tool, seconds in self.tape.tool_s.items():
             if seconds is not None and not 0 <= seconds <= MAX_TOOL_S:
                 raise WorkflowError(
-                    f"workflow {self.id}: tool {tool!r} takes no 0 to {MAX_TOOL_S:g} s; correct it, or give null"
+                    f"workflow {self.id}: tool {tool!r} must take 0 to {MAX_TOOL_S:g} s; correct it, or give null"
                 )

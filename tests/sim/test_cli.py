@@ -279,7 +279,7 @@ def endless(folder):
 
 
 BAD_FILES = {
-    "a tool that never ends": (endless, "no 0 to 1e+09 s"),
+    "a tool that never ends": (endless, "must take 0 to 1e+09 s"),
     "an id that cannot be shown": (lambda folder: jsonl(folder / "s.jsonl", {**WORKFLOW, "id": "\ud800"}), "no name"),
     "broken JSON": (write("broken.json", '{"trajectory": ['), "broken JSON"),
     "a broken line": (write("b.jsonl", json.dumps(HEADER) + '\n{"id": '), "line 2: broken JSON"),
