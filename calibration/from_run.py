@@ -9,9 +9,9 @@ file gives everything but the coefficients and their accuracy, which are written
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,21 @@ import yaml
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, minimize
 
+from sim.cli import execute
+from sim.errors import RunError, TraceError
 from sim.latency import Profile, StepTime, load_profile
 from sim.policies.async_ import Async
 from sim.simulate import serve
+from sim.traces import text_of
 from sim.workflow import Call, Segment, Tape, Workflow
 
 Array = NDArray[np.float64]
+
+#: What is read of a request; the instants are in seconds, and before the end of time.
+_REQUEST = {"output_toks": int, **dict.fromkeys(("queued_ts", "first_token_ts", "last_token_ts"), (int, float))}
+_NEVER = 1e15
+#: Requests, with two errors each, that determine five coefficients.
+_FEWEST = 3
 
 #: Where the search starts, in seconds: an 8B model on a recent GPU, within a factor of ten.
 _START = {
@@ -50,16 +59,41 @@ class Run:
 
 
 def read_run(folder: Path, workload: Path, block_size: int) -> Run:
-    """The measured run; a prompt is cut into blocks named by their token ids."""
-    rows = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
-    with gzip.open(workload, "rt") as lines:
-        prompts = [json.loads(line)["input_tok_ids"] for line in lines]
-    rows = sorted(zip(rows, prompts, strict=True), key=lambda pair: pair[0]["queued_ts"])
+    """The measured run; a prompt is cut into blocks named by their token ids. Raises TraceError."""
+    path = folder / "requests.jsonl"
+    requests = _rows(path, _REQUEST)
+    prompts = [row["input_tok_ids"] for row in _rows(workload, {"input_tok_ids": list})]
+    if len(requests) != len(prompts):
+        raise TraceError(
+            f"{path}: {len(requests)} requests, but {workload} has {len(prompts)}; give this run's workload"
+        )
+    for number, row in enumerate(requests, start=1):
+        if not (row["output_toks"] > 0 <= row["queued_ts"] < row["first_token_ts"] <= row["last_token_ts"] < _NEVER):
+            raise TraceError(f"{path}, request {number}: no answer, or instants out of order; record the run again")
+    rows = sorted(zip(requests, prompts, strict=True), key=lambda pair: pair[0]["queued_ts"])
     workflows = {
         number: _request(number, ids, row["output_toks"], block_size) for number, (row, ids) in enumerate(rows)
     }
     instants = np.array([[row[f"{name}_ts"] for name in ("queued", "first_token", "last_token")] for row, _ in rows])
     return Run(workflows, *(instants - instants.min()).T)
+
+
+def _rows(path: Path, kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one a line, each with these keys of these types."""
+    try:
+        lines = text_of(path).strip("\n").split("\n")
+    except TraceError as error:
+        raise TraceError(f"{path}: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not (isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in kinds.items())):
+            raise TraceError(f"{path}, line {number}: no JSON object with {', '.join(kinds)}; copy the file again")
+        rows.append(row)
+    return rows
 
 
 def _request(number: int, ids: list[int], output_tokens: int, size: int) -> Workflow:
@@ -70,9 +104,14 @@ def _request(number: int, ids: list[int], output_tokens: int, size: int) -> Work
 
 
 def predict(run: Run, profile: Profile) -> tuple[Array, Array]:
-    """First and last token instants of every request in the simulated run."""
+    """First and last token instants of every request in the simulated run. Raises RunError where one cannot run."""
     result = serve(run.workflows, Async(), profile, run.queued.tolist())
     records = sorted(result.records, key=lambda record: record.session)
+    for record in records:
+        if record.reason:
+            raise RunError(
+                f"{record.workflow_id} {record.reason}; give the profile the settings of the recorded engine"
+            )
     instants = np.array([(record.first_token_s, record.finished_s) for record in records])
     return instants[:, 0], instants[:, 1]
 
@@ -126,10 +165,13 @@ def accuracy(run: Run, profile: Profile, judged: slice) -> dict[str, float]:
 def calibrate(run: Run, profile: Profile) -> Profile:
     """The profile with coefficients fitted on all requests and its accuracy, in sample and held out.
 
-    Held out: fitted on the first half by arrival, judged on the other half of the same run.
+    Held out: fitted on the first half by arrival, judged on the other half of the same run. Raises RunError where
+    the run is too short for that.
     """
     half = len(run.queued) // 2
     first, second, everything = slice(half), slice(half, None), slice(None)
+    if half < _FEWEST or not all((run.last_token > run.first_token)[part].any() for part in (first, second)):
+        raise RunError(f"{len(run.queued)} requests are too few to fit; record {2 * _FEWEST} or more with long answers")
     on_half = profile.model_copy(update={"step_time": fit(run, profile, first)})
     on_all = profile.model_copy(update={"step_time": fit(run, profile, everything)})
     held_out = {f"held_out_{name}": error for name, error in accuracy(run, on_half, second).items()}
@@ -161,4 +203,4 @@ def main(run_dir: Path, workload: Path, profile: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    execute(main)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
+from typing import NoReturn
 
 import click
 
@@ -31,9 +33,18 @@ def workspan() -> None:
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line."""
+    execute(workspan)
+
+
+def execute(command: click.Command) -> NoReturn:
+    """Run a command and exit; a user's mistake is one line on stderr and exit code 2."""
+    _show_everything()
     try:
-        sys.exit(workspan.main(standalone_mode=False))
+        code = command.main(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk can still be told
+        sys.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else error.message, err=True)
         sys.exit(2)
@@ -51,8 +62,18 @@ def main() -> None:
         # Whoever read our output has gone (`| head`): nothing more to say, not even at interpreter exit.
         sys.stdout = None
         sys.exit(0)
+    except OSError as error:
+        sys.stdout = None  # or the interpreter would try once more to write what is left
+        _fail(f"{error.filename or 'output'}: cannot be read or written ({error.strerror})")
 
 
-def _fail(message: str) -> None:
+def _show_everything() -> None:
+    """Let a character that the terminal cannot show be written as its number; it must not be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _fail(message: str) -> NoReturn:
     click.echo(message, err=True)
     sys.exit(2)

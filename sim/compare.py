@@ -41,9 +41,9 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain data, with their provenance."""
         return {
+            "provenance": self.provenance(),
             "baseline": self.baseline,
             "policies": {name: self._policy(name) for name in self.runs},
-            "provenance": self.provenance(),
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -59,6 +59,8 @@ class Comparison:
             "workflows_digest": digest(self.workflows),
             "tokenizers": sorted({workflow.tokenizer for workflow in self.workflows}),
             "load": str(self.load),
+            "policies": list(self.policies),
+            "baseline": self.baseline,
             "seed": self.seed,
             "calls_outside_the_measured_range": self.extrapolated(),
             "tools_of_unknown_duration_at_0_s": unknown_tools(self.workflows),
@@ -75,6 +77,11 @@ class Comparison:
     def frameworks(self) -> list[str]:
         """Every framework among the workflows, by name."""
         return sorted({workflow.framework for workflow in self.workflows})
+
+    @property
+    def bound_name(self) -> str:
+        """What to call work / span, which bounds nothing once a workflow shares the server."""
+        return "bound: work / span" if isinstance(self.load, Alone) else "bound when alone: work / span"
 
     def pairs(self, name: str, framework: str | None = None) -> dict[str, tuple[float, float]]:
         """Workflow id -> its latency under the baseline and under the policy, where it finished under both."""

@@ -39,8 +39,10 @@ class BoundError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or, where nothing is near, ``; known: a, b``."""
+    """``; did you mean 'x'?`` or, where nothing is near, ``; known: a, b``, or ``; there is none``."""
     names = sorted(known)
+    if not names:
+        return "; there is none"
     starts = [name for name in names if word and name.startswith(word)]
     close = starts or difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

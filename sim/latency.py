@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from sim import yamlfile
 from sim.errors import ProfileError, nearest
@@ -143,11 +143,4 @@ def load_profile(name: str) -> Profile:
         if name not in shipped():
             raise ProfileError(f"no profile {name!r}{nearest(name, shipped())} (or the path of a .yaml file)")
         path = _SHIPPED / f"{name}.yaml"
-    data = yamlfile.load(path, ProfileError)
-    if not isinstance(data, dict):
-        raise ProfileError(f"{path}: not a mapping of the parts of a profile (name, engine, step_time, ..)")
-    try:
-        return Profile.model_validate(data)
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].lower()}" for e in error.errors())
-        raise ProfileError(f"{path}: {'; '.join(problems)}") from error
+    return yamlfile.load(path, Profile, ProfileError)

@@ -9,6 +9,9 @@ import numpy as np
 
 from sim.errors import RunError
 
+#: Sessions per second. Outside, the instants of arrival are no longer exact to the step, and in the end not finite.
+_RATES = (1e-9, 1e9)
+
 
 @dataclass(frozen=True, slots=True)
 class Alone:
@@ -39,8 +42,9 @@ class SessionRate:
     per_s: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.per_s < float("inf"):
-            raise RunError(f"--session-rate {self.per_s:g}: give workflows per second, more than 0")
+        low, high = _RATES
+        if not low <= self.per_s <= high:
+            raise RunError(f"--session-rate {self.per_s:g}: give {low:g} to {high:g} workflows per second")
 
     def __str__(self) -> str:
         return f"{self.per_s:g} sessions/s (Poisson)"

@@ -9,23 +9,31 @@ from matplotlib.axes import Axes
 
 #: Colour-blind safe (Okabe and Ito 2008), and of different lightness in grey print.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+_DARK = "0.25"
 
 
-def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], baseline: str) -> Axes:
-    """Bars of speed-up with 95 % interval per framework and policy; a black line marks work / span.
+def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], baseline: str, bound: str) -> Axes:
+    """Bars of speed-up with 95 % interval per framework and policy; a black line marks work / span, called ``bound``.
 
-    ``policies``: name -> the ``by_framework`` part of a result.
+    ``policies``: name -> the ``by_framework`` part of a result. An interval may cross the line: the line is of the
+    workflows that ran, the interval over those that could have.
     """
     shown = [name for name in policies if name != baseline] or [baseline]
     frameworks = _drawable(policies[shown[0]])
+    rows = {name: [policies[name][framework] for framework in frameworks] for name in shown}
+    bounds = [max(rows[name][row]["bound"] or 0.0 for name in shown) for row in range(len(frameworks))]
     height = 0.62 / len(shown)
     for index, name in enumerate(shown):
-        rows = [policies[name][framework] for framework in frameworks]
-        places = [row + (index - (len(shown) - 1) / 2) * height for row in range(len(rows))]
-        _bars(ax, places, height, rows, name, _COLOURS[index % len(_COLOURS)])
-    for row, framework in enumerate(frameworks):
-        _bound(ax, row, max(policies[name][framework]["bound"] or 1.0 for name in shown))
-    labels = [f"{name}\n{_count(policies[shown[0]][name]['workflows'])}" for name in frameworks]
+        places = [row + (index - (len(shown) - 1) / 2) * height for row in range(len(frameworks))]
+        _bars(ax, places, height, rows[name], bounds, name, _COLOURS[index % len(_COLOURS)])
+    for row, value in enumerate(bounds):
+        if value:
+            _bound(ax, row, value)
+    if any(bounds):
+        ax.plot([], [], color="black", linewidth=2, label=bound)
+    interval = "95 % interval over workflows" + (" (their bounds differ)" if any(bounds) else "")
+    ax.plot([], [], color=_DARK, linewidth=1, label=interval)
+    labels = [f"{literal(name)}\n{_count(policies[shown[0]][name]['workflows'])}" for name in frameworks]
     ax.set_yticks(range(len(frameworks)), labels)
     ax.set_ylim(len(frameworks) - 0.45, -0.7)
     ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -37,11 +45,24 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
     return ax
 
 
+def literal(text: str) -> str:
+    """Text in which a dollar is a dollar: between two of them matplotlib reads TeX."""
+    return text.replace("$", r"\$")
+
+
 def _drawable(by_framework: Mapping[str, Any]) -> list[str]:
     return [name for name, row in by_framework.items() if row["speedup"] is not None]
 
 
-def _bars(ax: Axes, places: Sequence[float], height: float, rows: Sequence[Any], name: str, colour: str) -> None:
+def _bars(
+    ax: Axes,
+    places: Sequence[float],
+    height: float,
+    rows: Sequence[Any],
+    bounds: Sequence[float],
+    name: str,
+    colour: str,
+) -> None:
     ratios = [row["speedup"] or 0.0 for row in rows]
     ends = [row["speedup_ci95"] or (ratio, ratio) for row, ratio in zip(rows, ratios, strict=True)]
     error = [
@@ -49,14 +70,17 @@ def _bars(ax: Axes, places: Sequence[float], height: float, rows: Sequence[Any],
         [h - r for r, (_, h) in zip(ratios, ends, strict=True)],
     ]
     ax.barh(
-        places, ratios, height * 0.9, color=colour, label=name, xerr=error, error_kw={"linewidth": 1, "ecolor": "0.25"}
+        places, ratios, height * 0.9, color=colour, label=name, xerr=error, error_kw={"linewidth": 1, "ecolor": _DARK}
     )
-    for place, ratio, (_, high) in zip(places, ratios, ends, strict=True):
-        ax.annotate(f"{ratio:.2f}", (high, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    width = 0.1 * max((*bounds, *(high for _, high in ends)), default=0.0)
+    for place, ratio, (_, high), bound in zip(places, ratios, ends, bounds, strict=True):
+        # Beside the bar, but never on the mark of the bound.
+        start = bound if high <= bound < high + width else high
+        ax.annotate(f"{ratio:.2f}", (start, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def _bound(ax: Axes, row: int, bound: float) -> None:
-    ax.plot([bound, bound], [row - 0.38, row + 0.38], color="black", linewidth=2, label="_bound")
+    ax.plot([bound, bound], [row - 0.38, row + 0.38], color="black", linewidth=2)
     ax.annotate(
         f"bound {bound:.2f}",
         (bound, row - 0.38),

@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.compare import Comparison, unknown_tools
+from sim.load import Alone
+from sim.tokens import estimated
 
 
 def console() -> Console:
     """Where tables go: as wide as the terminal, or as they need to be where there is none."""
-    return Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(highlight=False, markup=False, soft_wrap=True, width=None if terminal else 10_000)
 
 
 Cell = Callable[[dict[str, Any]], str]
@@ -33,7 +36,8 @@ _ROWS: tuple[tuple[str, Cell], ...] = (
     ("GPU busy", lambda p: _share(p["gpu_busy_share"])),
     ("prefix-cache hits", lambda p: _share(p["prefix_cache_hit_share"])),
     ("preemptions", lambda p: f"{p['preemptions']:,}"),
-    ("calls finished / sent", lambda p: f"{p['calls'].get('finished', 0):,} / {sum(p['calls'].values()):,}"),
+    ("calls finished / sent", lambda p: _finished(p["calls"])),
+    ("sessions finished / all", lambda p: _finished(p["sessions"])),
 )
 
 
@@ -49,7 +53,7 @@ def print_comparison(comparison: Comparison) -> None:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
     table.add_section()
     table.add_row(f"speed-up over {comparison.baseline}", *(_gain(policy) for policy in policies.values()))
-    table.add_row("bound: work / span", *(_bound(policy) for policy in policies.values()))
+    table.add_row(comparison.bound_name, *(_bound(policy) for policy in policies.values()))
     out.print(table)
     if len(comparison.frameworks()) > 1:
         out.print(_by_framework(comparison, policies))
@@ -58,16 +62,18 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _table(corner: str, columns: Any) -> Table:
-    table = Table(corner, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(corner, overflow="fold")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     return table
 
 
 def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     others = [name for name in policies if name != comparison.baseline]
+    bound = comparison.bound_name.partition(":")[0]
     table = _table(
-        f"\nspeed-up over {comparison.baseline}", ["\nworkflows", "\nbound", *(f"\n{name}" for name in others)]
+        f"\nspeed-up over {comparison.baseline}", ["\nworkflows", f"\n{bound}", *(f"\n{name}" for name in others)]
     )
     for framework in comparison.frameworks():
         rows = [policies[name]["by_framework"][framework] for name in policies]
@@ -78,11 +84,17 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
 
 def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     lines = [""]
+    if not isinstance(comparison.load, Alone) and policies[comparison.baseline]["bound"] is not None:
+        lines.append("Under load a speed-up can exceed the bound, which holds for a workflow alone on the server.")
+    everything = len(comparison.workflows)
     for name, policy in policies.items():
         if name != comparison.baseline and policy["speedup_ci95"]:
             low, high = policy["speedup_ci95"]
             verdict = "the policy does not matter here" if low <= 1 <= high else "more than noise"
             lines.append(f"{name} against {comparison.baseline}: {low:.3f}x to {high:.3f}x, {verdict}.")
+        if name != comparison.baseline and policy["workflows"] < everything:
+            paired = f"{policy['workflows']} of {everything} workflows, which finished under both"
+            lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
     if outside := comparison.extrapolated():
@@ -92,7 +104,13 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     tools = sum(len(workflow.tools) for workflow in comparison.workflows)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")
+    if number := estimated(comparison.workflows):
+        lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
     return lines
+
+
+def _finished(counts: dict[str, int]) -> str:
+    return f"{counts.get('finished', 0):,} / {sum(counts.values()):,}"
 
 
 def _gain(row: dict[str, Any]) -> str:

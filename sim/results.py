@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +15,17 @@ from sim.errors import RunError
 
 
 def check_free(output: Path | None) -> None:
-    """Raise RunError where `write` would find a result, or no folder to write to."""
+    """Raise RunError where `write` would find a result, or no folder that it could write to. Changes nothing."""
     if output is None:
         return
-    if output.is_dir() and any(output.iterdir()):
-        raise RunError(f"{output}: there is something in it already; name another folder")
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        if output.is_dir() and any(output.iterdir()):
+            raise RunError(f"{output}: there is something in it already; name another folder")
+        folder = next(place for place in (output, *output.parents) if place.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            raise RunError(f"{output}: cannot be written in {folder}; name another folder")
     except OSError as error:
-        raise RunError(f"{output}: cannot be made ({error.strerror}); name another folder") from error
+        raise RunError(f"{output}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def write(comparison: Comparison, output: Path) -> None:
@@ -31,16 +35,17 @@ def write(comparison: Comparison, output: Path) -> None:
     calls = ({"policy": name, **asdict(record)} for name, run in runs for record in run.records)
     sessions = ({"policy": name, **asdict(session)} for name, run in runs for session in run.sessions)
     try:
+        output.mkdir(parents=True, exist_ok=True)
         _write(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))
         _write(output / "sessions.jsonl", _lines({"records": "sessions", **provenance}, sessions))
         _write(output / "speedup.svg", _figure(comparison))
-        _write(output / "result.json", json.dumps(comparison.to_json(), indent=2) + "\n")
+        _write(output / "result.json", json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n")
     except OSError as error:
-        raise RunError(f"{output}: cannot be written ({error.strerror})") from error
+        raise RunError(f"{output}: cannot be written ({error.strerror}); name another folder") from error
 
 
 def _lines(header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in (header, *rows))
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in (header, *rows))
 
 
 def _write(path: Path, text: str) -> None:
@@ -50,22 +55,25 @@ def _write(path: Path, text: str) -> None:
 
 
 def _figure(comparison: Comparison) -> str:
-    """The SVG's text; without date and with fixed ids, so that the same result gives the same bytes."""
+    """The SVG's text, provenance included; without date and with fixed ids: the same result gives the same bytes."""
     from io import StringIO
 
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from sim.plots import speedup_by_framework
+    from sim.plots import literal, speedup_by_framework
 
     result = comparison.to_json()
     rows = {name: policy["by_framework"] for name, policy in result["policies"].items()}
     bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
-    figure = Figure(figsize=(7, 1.5 + 0.5 * bars), layout="constrained")
-    axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline)
-    axes.set_title(f"{comparison.load}, {comparison.profile.name}", loc="left", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure = Figure(figsize=(7, 1.8 + 0.5 * bars), layout="constrained")
+    axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline, comparison.bound_name)
+    axes.set_title(literal(f"{comparison.load}, {comparison.profile.name}"), loc="left", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     text = StringIO()
-    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
+    metadata = {"Date": None, "Description": json.dumps(result["provenance"], separators=(",", ":"))}
+    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The SVG names its letters, it does not draw them: that our font lacks one is no matter.
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(text, format="svg", metadata=metadata)
     return text.getvalue()

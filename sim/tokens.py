@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from sim.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,11 @@ class Tokenizer:
 
 #: Four characters a token, the usual rule of thumb for English; files made with it say so.
 ESTIMATED = Tokenizer("estimated (characters / 4)", lambda text: -(-len(text) // 4))
+
+
+def estimated(workflows: Iterable[Workflow]) -> int:
+    """How many of the workflows have estimated token counts."""
+    return sum(workflow.tokenizer == ESTIMATED.name for workflow in workflows)
 
 
 def tiktoken(encoding: str) -> Tokenizer:

@@ -14,6 +14,11 @@ from sim.errors import WorkflowError
 EdgeKind = Literal["recorded", "visible", "control", "assumed"]
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 
+#: Seconds, some thirty years: sums of longer times are no longer exact to the step, and in the end not finite.
+MAX_TOOL_S = 1e9
+#: Characters. A longer name is a text that got into the wrong place.
+MAX_NAME = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -80,8 +85,8 @@ class Tape:
 class Workflow:
     """One recorded multi-agent run. ``nodes`` are in log order; ``tokenizer`` names who counted the tokens.
 
-    Raises WorkflowError, naming the node, for a duplicate id, a dangling edge, a cycle, a segment with
-    two lengths, or a tape that does not fit the nodes.
+    Raises WorkflowError, naming the node, for a name that cannot be printed, a duplicate id, a dangling edge,
+    a cycle, a segment with two lengths, or a tape that does not fit the nodes.
     """
 
     id: str
@@ -96,6 +101,7 @@ class Workflow:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._check_names()
         self._check_nodes()
         self._check_edges()
         self._check_lengths()
@@ -141,7 +147,9 @@ class Workflow:
                 if waits[child] == 0:
                     heapq.heappush(ready, position[child])
         if len(done) < len(self.nodes):
-            raise WorkflowError(f"workflow {self.id}: node {self._on_cycle(waits)!r} waits for itself (cycle)")
+            raise WorkflowError(
+                f"workflow {self.id}: node {self._on_cycle(waits)!r} waits for itself (cycle); remove an edge"
+            )
         return tuple(done)
 
     @cached_property
@@ -203,6 +211,21 @@ class Workflow:
             node = next(parent for parent in self.parents[node] if waits[parent] > 0)
         return node
 
+    def _check_names(self) -> None:
+        """Every name can be shown on one line and read back; only the task may have none."""
+        names = (self.id, self.framework, self.task or "none", self.tokenizer, *self.labels, *self.notes)
+        for name in (*names, *sorted(self._ids())):
+            if not (0 < len(name) <= MAX_NAME and name.isprintable()):
+                raise WorkflowError(
+                    f"workflow {self.id[:100]!r}: {name[:100]!r} is no name; give 1 to {MAX_NAME} printable characters"
+                )
+
+    def _ids(self) -> set[str]:
+        """The names of nodes, of those who run them, and of segments."""
+        names = {node.id for node in self.nodes} | {tool.name for tool in self.tools}
+        names |= {name for call in self.calls for name in (call.agent, call.answer_id)}
+        return names | {segment.segment_id for call in self.calls for segment in call.prompt}
+
     def _check_nodes(self) -> None:
         seen: set[str] = set()
         for node in self.nodes:
@@ -210,7 +233,7 @@ class Workflow:
                 raise WorkflowError(f"workflow {self.id}: node {node.id!r} occurs twice; give each its own id")
             seen.add(node.id)
         if not self.calls:
-            raise WorkflowError(f"workflow {self.id}: no LLM call")
+            raise WorkflowError(f"workflow {self.id}: no LLM call; leave it out, or add one")
         for ids, name in ((self.calls, "output_tokens"), (self.tools, "tool_s")):
             if {node.id for node in ids} != set(getattr(self.tape, name)):
                 raise WorkflowError(f"workflow {self.id}: the tape's {name} must name each such node once")
@@ -221,7 +244,8 @@ class Workflow:
             for end in (edge.parent, edge.child):
                 if end not in known:
                     raise WorkflowError(
-                        f"workflow {self.id}: edge {edge.parent} -> {edge.child} names {end!r}, which does not exist"
+                        f"workflow {self.id}: edge {edge.parent} -> {edge.child} names {end!r}, which does not exist;"
+                        " add the node or remove the edge"
                     )
             if edge.kind not in EDGE_KINDS:
                 raise WorkflowError(
@@ -235,14 +259,19 @@ class Workflow:
             if lengths[call.answer_id] < 1 or self.tape.output_tokens[call.id] != lengths[call.answer_id]:
                 raise WorkflowError(f"workflow {self.id}: call {call.id!r} needs one output length of at least 1")
             if not call.prompt:
-                raise WorkflowError(f"workflow {self.id}: call {call.id!r} has an empty prompt")
+                raise WorkflowError(
+                    f"workflow {self.id}: call {call.id!r} has an empty prompt; give it a segment of 1 token or more"
+                )
             for segment in call.prompt:
                 known = lengths.setdefault(segment.segment_id, segment.num_tokens)
                 if segment.num_tokens < 1 or known != segment.num_tokens:
+                    elsewhere = f", elsewhere {known}" if known != segment.num_tokens else ""
                     raise WorkflowError(
                         f"workflow {self.id}: call {call.id!r}, segment {segment.segment_id!r} has "
-                        f"{segment.num_tokens} tokens; elsewhere it has {known}, and it must have at least 1"
+                        f"{segment.num_tokens} tokens{elsewhere}; give it one length of at least 1"
                     )
         for tool, seconds in self.tape.tool_s.items():
-            if seconds is not None and not 0 <= seconds < float("inf"):
-                raise WorkflowError(f"workflow {self.id}: tool {tool!r} takes {seconds} s; give 0 or more, or null")
+            if seconds is not None and not 0 <= seconds <= MAX_TOOL_S:
+                raise WorkflowError(
+                    f"workflow {self.id}: tool {tool!r} must take 0 to {MAX_TOOL_S:g} s; correct it, or give null"
+                )

@@ -3,40 +3,113 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
-from sim.errors import WorkspanError
+from sim.errors import WorkspanError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+Place = Sequence[str | int]
 
 _FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$")
 
 
 class _Loader(yaml.SafeLoader):
+    """Collects keys that occur twice in ``problems``: (line, text)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.problems: list[tuple[int, str]] = []
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a key that is no name", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem="a key that is no name; write a name", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} occurs twice", problem_mark=key.start_mark)
+                self.problems.append((_line(key), f"key {key.value!r} occurs twice; remove one"))
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, str):
+                value.encode()  # half a surrogate pair is no text
+            return value
+        except (ValueError, LookupError, AttributeError) as error:  # what PyYAML raises for the date 2025-13-45
+            problem = f"{node.value!r} cannot be read; put a text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
-def load(path: Path, error: type[WorkspanError]) -> Any:
-    """The file's content. Raises ``error`` with file and line where it is not valid."""
+def load(path: Path, model: type[Model], error: type[WorkspanError]) -> Model:
+    """The file's content as a ``model``. Raises ``error`` with file, lines and mends, all problems at once."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        loader = _Loader(path.read_text(encoding="utf-8-sig"))
+        root = loader.get_single_node()
+        data = loader.construct_document(root) if root else None
     except (OSError, UnicodeDecodeError) as problem:
-        raise error(
-            f"{path}: cannot be read ({getattr(problem, 'strerror', None) or 'not text in UTF-8'})"
-        ) from problem
+        reason = getattr(problem, "strerror", None) or "not text in UTF-8"
+        raise error(f"{path}: cannot be read ({reason}); name another file") from problem
+    except RecursionError as problem:
+        raise error(f"{path}: nested too deeply; take brackets away") from problem
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise error(f"{path}{line}: {getattr(problem, 'problem', None) or 'not valid YAML'}") from problem
+    if root is None or not isinstance(data, dict):
+        raise error(f"{path}: not a mapping; give it the keys {', '.join(model.model_fields)}")
+    problems = [*loader.problems, *_invalid(data, model, root)]
+    if problems:
+        raise error(f"{path}: {'; '.join(f'line {line}: {text}' for line, text in sorted(problems))}")
+    return model.model_validate(data)
+
+
+def _invalid(data: Any, model: type[BaseModel], root: yaml.Node) -> Iterator[tuple[int, str]]:
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        for e in error.errors():
+            yield _line(_find(root, e["loc"])), _explain(model, e["loc"], e["type"], e["msg"])
+
+
+def _explain(model: type[BaseModel], place: Place, kind: str, message: str) -> str:
+    """``engine.max_num_seq: unknown key; did you mean 'max_num_seqs'?``."""
+    where = ".".join(map(str, place))
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key{nearest(str(place[-1]), _fields(model, place[:-1]))}"
+    if kind == "missing":
+        return f"{where}: missing; add it"
+    return f"{where}: {message.lower()}"
+
+
+def _fields(model: type[BaseModel], place: Place) -> list[str]:
+    """The keys that are known at this place."""
+    for key in place:
+        inner = model.model_fields[str(key)].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return list(model.model_fields)
+
+
+def _find(node: yaml.Node, place: Place) -> yaml.Node:
+    """The key at this place, or what is nearest to it where it is missing."""
+    found = node
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            pairs = {key.value: (key, value) for key, value in node.value}
+            found, node = pairs.get(part, (found, node))
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            found = node = node.value[part]
+    return found
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

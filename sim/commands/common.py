@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from sim.data import embedded_path
+from sim.tokens import estimated
 from sim.traces import LoadOptions, LoadReport, read
+from sim.traces.ag2 import HIDDEN_CALLS_ADDED
 from sim.workflow import Workflow
 
 _SHOWN = 5
@@ -24,12 +26,13 @@ traces_argument: Callable[[Any], Any] = click.argument("traces", nargs=-1, type=
 
 def read_traces(paths: Sequence[str], hidden_calls: bool = False) -> list[Workflow]:
     """The workflows of the paths, or the embedded ones; what was read and what was not goes to stderr."""
-    workflows, report = read(paths or [embedded_path()], LoadOptions(hidden_calls=hidden_calls))
-    tell(report, workflows)
+    options = LoadOptions(hidden_calls=hidden_calls)
+    workflows, report = read(paths or [embedded_path()], options)
+    tell(report, workflows, options)
     return workflows
 
 
-def tell(report: LoadReport, workflows: Iterable[Workflow]) -> None:
+def tell(report: LoadReport, workflows: Sequence[Workflow], options: LoadOptions) -> None:
     """Say what was read, what was skipped and why, and what the workflows leave open."""
     click.echo(f"read {report.line()}", err=True)
     for item in report.skipped[:_SHOWN]:
@@ -40,3 +43,7 @@ def tell(report: LoadReport, workflows: Iterable[Workflow]) -> None:
             click.echo(f"skipped {number} more: {reason}", err=True)
     for note, number in Counter(note for workflow in workflows for note in workflow.notes).most_common():
         click.echo(f"note ({number} workflows): {note}", err=True)
+    if number := estimated(workflows):
+        click.echo(f"note ({number} workflows): token counts are estimated as characters / 4", err=True)
+    if options.hidden_calls and not any(HIDDEN_CALLS_ADDED in workflow.notes for workflow in workflows):
+        click.echo("--hidden-calls had no effect: give AG2's original files, with group chats", err=True)

@@ -61,7 +61,7 @@ def command(
     workspan run --compare
     workspan run my_traces/ --policy sequential --policy async:max_parallel=4 --concurrent-sessions 32
     """
-    names = list(dict.fromkeys([*policies, *(PROTOTYPE if compare_all else ())]))
+    names = [*policies, *(name for name in PROTOTYPE if compare_all and name not in policies)]
     if not names:
         raise RunError("no policy; give --policy NAME (several times, if you like) or --compare")
     lineup, base = line_up(names, baseline)
@@ -69,12 +69,13 @@ def command(
     check_free(output)
     settings = load_profile(profile)
     workflows = read_traces(traces, hidden_calls)
+    load = _possible(load, len(workflows))
     comparison = compare(workflows, lineup, base, settings, load, seed)
     if output:
         write(comparison, output)
         click.echo(f"wrote {output}/", err=True)
     if as_json:
-        click.echo(json.dumps(comparison.to_json(), indent=2))
+        click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:
         print_comparison(comparison)
 
@@ -85,3 +86,11 @@ def _load(session_rate: float | None, concurrent_sessions: int | None) -> Load:
     if session_rate is not None:
         return SessionRate(session_rate)
     return Alone() if concurrent_sessions is None else ConcurrentSessions(concurrent_sessions)
+
+
+def _possible(load: Load, workflows: int) -> Load:
+    """The load, with no more sessions than there are workflows."""
+    if not isinstance(load, ConcurrentSessions) or load.sessions <= workflows:
+        return load
+    click.echo(f"--concurrent-sessions {load.sessions}: only {workflows} can be under way, one per workflow", err=True)
+    return ConcurrentSessions(workflows)

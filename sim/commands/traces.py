@@ -25,9 +25,9 @@ def command() -> None:
 def ls(traces: tuple[str, ...], hidden_calls: bool) -> None:
     """One line per workflow in TRACES (files or folders), or per embedded one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("workflow")
+    table.add_column("workflow", overflow="fold")
     for name in ("framework", "calls", "tools", "prompt tokens", "output tokens", "depth", "work/span (calls)"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for workflow in read_traces(traces, hidden_calls):
         table.add_row(*_line(workflow))
     console().print(table)
@@ -49,7 +49,7 @@ def show(workflow_id: str, traces: tuple[str, ...], hidden_calls: bool) -> None:
     click.echo(f"work {workflow.work():g} calls, span {workflow.span():g}, parallelism {workflow.parallelism():.2f}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("", "node", "level", "agent or tool", "prompt", "output", "waits for"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     path = set(workflow.critical_path())
     for node in workflow.nodes:
         waits = ", ".join(f"{edge.parent} ({edge.kind})" for edge in workflow.edges if edge.child == node.id)
@@ -71,8 +71,9 @@ def show(workflow_id: str, traces: tuple[str, ...], hidden_calls: bool) -> None:
 @hidden_calls_option
 def import_(traces: tuple[str, ...], output: Path, hidden_calls: bool) -> None:
     """Convert TRACES to workspan's own form: structure and token counts, no text."""
-    workflows, report = read(traces, LoadOptions(hidden_calls=hidden_calls))
-    tell(report, workflows)
+    options = LoadOptions(hidden_calls=hidden_calls)
+    workflows, report = read(traces, options)
+    tell(report, workflows, options)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.writelines(jsonl.dump(workflows, {"origin": report.line()}))

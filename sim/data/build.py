@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from sim.cli import execute
 from sim.data import embedded_path
 from sim.errors import TraceError
 from sim.tokens import Tokenizer, tiktoken
@@ -57,4 +58,4 @@ def _cl100k() -> Tokenizer:
 
 
 if __name__ == "__main__":
-    main()
+    execute(main)

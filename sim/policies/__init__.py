@@ -67,7 +67,10 @@ def parse_policy(text: str) -> Policy:
     if name not in policies():
         raise PolicyError(f"no policy {name!r}{nearest(name, policies())}")
     kind = policies()[name]
-    return kind(**dict(_parameter(kind, item) for item in rest.split(",") if rest))
+    parameters = [_parameter(kind, item) for item in rest.split(",") if rest]
+    if len(dict(parameters)) < len(parameters):
+        raise PolicyError(f"policy {text}: a parameter occurs twice; give each once")
+    return kind(**dict(parameters))
 
 
 def _parameter(kind: type[Policy], item: str) -> tuple[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import pkgutil
 import zlib
 from collections import Counter
@@ -24,6 +25,9 @@ from typing import Any
 from sim.errors import TraceError, WorkflowError
 from sim.tokens import ESTIMATED, Tokenizer
 from sim.workflow import Workflow
+
+#: Why a text that should be JSON is skipped.
+BROKEN_JSON = "broken JSON, or JSON cut off; copy it again, or leave it out"
 
 _NAME_LENGTH = 100
 
@@ -46,8 +50,20 @@ class Document:
     @property
     def name(self) -> str:
         """The last two parts of the path, without ending: stable, and no path of a machine in it."""
-        parts = Path(self.where.rpartition(": ")[2]).with_suffix("").parts
+        path = self._path
+        parts = (*path.parts[:-1], path.stem)
         return "/".join(part for part in parts[-2:] if part not in ("/", ".", ".."))
+
+    @property
+    def is_broken_json(self) -> bool:
+        """No JSON, and no lines of it, although it begins like one or is called one."""
+        if self.data is not None or _is_json(self.text.partition("\n")[0]):
+            return False
+        return self.text.lstrip().startswith("{") or self._path.name.removesuffix(".gz").endswith((".json", ".jsonl"))
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.where.rpartition(": ")[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +104,16 @@ def formats() -> dict[str, ModuleType]:
 def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> tuple[list[Workflow], LoadReport]:
     """All workflows of the files and folders, in order, and the report of what was left out.
 
-    Raises TraceError where a path cannot be read at all or no workflow comes out of any of them.
+    Raises TraceError where a path does not exist or no workflow comes out of any of them.
     """
+    places = list(paths)
+    for path in places:
+        if not os.path.exists(path):  # unlike Path.exists it takes any name
+            raise TraceError(f"{path or 'an empty name'}: no such file or folder; check its name")
     workflows: dict[str, Workflow] = {}
     report = LoadReport()
-    for path in paths:
-        for document in _documents(Path(path), report):
+    for path in map(Path, places):
+        for document in _documents(path, report):
             report.documents += 1
             for item in load_document(document, options):
                 if isinstance(item, Workflow) and item.id in workflows:
@@ -104,7 +124,7 @@ def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> t
                     workflows[item.id] = item
                     report.workflows[item.framework] += 1
     if not workflows:
-        raise TraceError(_nothing(report, paths))
+        raise TraceError(_nothing(report, places))
     return list(workflows.values()), report
 
 
@@ -118,6 +138,20 @@ def load_document(document: Document, options: LoadOptions) -> Iterator[Workflow
         yield from loader.load(document, options)
     except (TraceError, WorkflowError) as error:
         yield Skipped(document.where, str(error))
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, plain or gzip. Raises TraceError, without the path."""
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TraceError("not text in UTF-8; convert it, or name another file") from error
+    except (OSError, EOFError, zlib.error) as error:
+        problem = getattr(error, "strerror", None) or f"damaged gzip file ({error})"
+        raise TraceError(f"{problem}; name another file, or copy it again") from error
 
 
 def segment_id(text: str) -> str:
@@ -138,16 +172,24 @@ def _modules() -> Sequence[ModuleType]:
     return tuple(formats().values())
 
 
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _loader(document: Document) -> ModuleType | None:
     return next((module for module in _modules() if module.looks_like(document)), None)
 
 
 def _unknown(document: Document) -> str:
     if not document.text.strip():
-        return "the file is empty"
-    if document.data is None and document.text.lstrip()[:1] in "{[":
-        return "broken JSON, or JSON cut off"
-    return f"no format that workspan reads ({', '.join(formats())})"
+        return "the file is empty; copy it again, or leave it out"
+    if document.is_broken_json:
+        return BROKEN_JSON
+    return f"no format that workspan reads ({', '.join(formats())}); convert it, or leave it out"
 
 
 def _nothing(report: LoadReport, paths: Iterable[str | Path]) -> str:
@@ -166,24 +208,12 @@ def _documents(path: Path, report: LoadReport) -> Iterator[Document]:
                 yield from _documents(file, report)
         return
     try:
-        text = _text(path)
+        text = text_of(path)
     except TraceError as error:
         report.documents += 1
         report.skipped.append(Skipped(str(path), str(error)))
         return
     yield from _originals(path, text, report) if _is_collection(text) else [Document(str(path), text)]
-
-
-def _text(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise TraceError("not text in UTF-8; convert it, or name another file") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise TraceError(getattr(error, "strerror", None) or f"damaged gzip file ({error})") from error
 
 
 def _is_collection(text: str) -> bool:
@@ -198,10 +228,12 @@ def _originals(path: Path, text: str, report: LoadReport) -> Iterator[Document]:
             continue
         try:
             row = json.loads(line)
-            document = Document(f"{path}: {row['path']}", row["text"])
-            assert isinstance(document.text, str)
-        except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+            name, original = row["path"], row["text"]
+            if not (isinstance(name, str) and Path(name).name and isinstance(original, str)):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, RecursionError):
             report.documents += 1
-            report.skipped.append(Skipped(f"{path}, line {number}", "not an original file with path and text"))
+            reason = 'no original file; give it a "path" with a file\'s name and a "text", or leave it out'
+            report.skipped.append(Skipped(f"{path}, line {number}", reason))
         else:
-            yield document
+            yield Document(f"{path}: {name}", original)

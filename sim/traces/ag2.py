@@ -40,25 +40,29 @@ _SELECTION = Segment("system:AG2:speaker selection", 120)
 
 _TOOL_RESULT = "exitcode:"
 _LEFT_OUT = (
-    "AG2: the group chat's speaker-selection calls were not recorded and are left out (--hidden-calls adds them)"
+    "AG2: the group chat's speaker-selection calls were not recorded and are left out"
+    " (--hidden-calls adds them when the original files are read)"
 )
-_ESTIMATED = "AG2: the group chat's speaker-selection calls were not recorded and are estimated"
+HIDDEN_CALLS_ADDED = "AG2: the group chat's speaker-selection calls were not recorded and are estimated"
 _LOWER_BOUND = "AG2: system prompts of the group chat are not recorded, prompt tokens are lower bounds"
 
 Turn = tuple[str, str]
 
 
 def looks_like(document: Document) -> bool:
-    """A trajectory of messages that have a name."""
+    """A trajectory of messages that have a name, or of none."""
     data = document.data
     if not isinstance(data, dict) or "instance_id" not in data or not isinstance(data.get("trajectory"), list):
         return False
-    return any(isinstance(turn, dict) and "role" in turn for turn in data["trajectory"])
+    turns = data["trajectory"]
+    return not turns or any(isinstance(turn, dict) and "role" in turn for turn in turns)
 
 
 def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skipped]:
     """The workflow of one run."""
     data = document.data
+    if not data["trajectory"]:
+        raise TraceError("the trajectory is empty: nothing was recorded; leave the file out")
     turns = [_turn(number, turn) for number, turn in enumerate(data["trajectory"])]
     speakers = {name for name, _ in turns}
     recorder = Recorder(options.tokenizer)
@@ -67,7 +71,9 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     elif _MANAGER in speakers:
         notes = _group_chat(turns, recorder, options.hidden_calls)
     else:
-        raise TraceError(f"speakers {', '.join(sorted(speakers))} belong to no topology of AG2 that is known")
+        raise TraceError(
+            f"speakers {', '.join(sorted(speakers))} belong to no topology of AG2 that is known; leave it out"
+        )
     yield Workflow(
         id=f"ag2/{document.name}",
         framework=FRAMEWORK,
@@ -131,7 +137,7 @@ def _group_chat(turns: list[Turn], recorder: Recorder, hidden_calls: bool) -> tu
             recorder.chain(recorder.call(name, _view(turns[:index], name, recorder.tokenizer), text), kind)
     if hidden_calls and "SOLUTION_FOUND" in turns[-1][1]:
         _select(turns, turns[-1][0], recorder)
-    return (_ESTIMATED if hidden_calls else _LEFT_OUT), _LOWER_BOUND
+    return (HIDDEN_CALLS_ADDED if hidden_calls else _LEFT_OUT), _LOWER_BOUND
 
 
 def _view(turns: list[Turn], reader: str, tokenizer: Tokenizer) -> tuple[Segment, ...]:

@@ -1,14 +1,18 @@
 """AppWorld as a DAG JSON: ``metadata`` with a task, ``nodes`` one per block of the log, edges from each to the next.
 
-The edges only say in which order the log was written. What happened is a stack: the Supervisor's answer is code. It
-runs (a tool), or it sends a message to an app's agent, which starts with a fresh context, answers with code that runs
-(tools) and ends with a reply; the result goes into the Supervisor's next prompt. So of the 36 nodes of the known file
-11 are calls (``agent_response``) and 7 are tools: all 11 answers are code, but 2 of them only call the other agent and
-2 only reply.
+The edges only say in which order the log was written; they are checked and not used. What happened is a stack: the
+Supervisor's answer is code. It runs (a tool), or it sends a message to an app's agent, which starts with a fresh
+context, answers with code that runs (tools) and ends with a reply; the result goes into the Supervisor's next prompt.
+So of the 36 nodes of the known file 11 are calls (``agent_response``) and 7 are tools: all 11 answers are code, but 2
+of them only call the other agent and 2 only reply.
 
 A Supervisor's tool result occurs twice, as ``code_execution`` and as the next ``agent_message``; a sub-agent's only as
 the next message to it. The last ``code_execution`` has the evaluation at its end. Every prompt contains the event
 before it: a chain of visible edges. Not recorded: times, token counts, system prompts.
+
+The log indents a block as a whole, the prompt did not; what the text itself indents (code, JSON) is kept. Hence more
+prompt tokens than in a count of lines stripped one by one: 4,359 instead of 4,080 with cl100k_base in the known file,
+and four more per call for the header of the missing system prompt.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     """The workflow of one task."""
     data = document.data
     name = identifier(data["metadata"]["task_id"], "the task")
+    _check_edges(data)
     recorder = Recorder(options.tokenizer)
     task = Message("user", str(data["metadata"].get("task_description", "")))
     contexts = {_SUPERVISOR: [task]}
@@ -61,6 +66,18 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
         success=_success(data["nodes"]),
         notes=_NOTES,
     )
+
+
+def _check_edges(data: dict[str, Any]) -> None:
+    """Raise TraceError unless every edge leads from a node to a later one: then nodes are missing or out of order."""
+    place = {str(node.get("id")): index for index, node in enumerate(data["nodes"]) if isinstance(node, dict)}
+    edges = data.get("edges")
+    for number, edge in enumerate(edges if isinstance(edges, list) else [edges]):
+        ends = [str(edge.get(end)) for end in ("source", "target")] if isinstance(edge, dict) else []
+        if len(ends) < 2 or not all(end in place for end in ends):
+            raise TraceError(f'edge {number} needs the ids of two nodes as "source" and "target"')
+        if place[ends[0]] >= place[ends[1]]:
+            raise TraceError(f"edge {number} leads back, from {ends[0]} to {ends[1]}; put the nodes in the log's order")
 
 
 def _node(number: int, node: Any) -> tuple[str, str, str]:
@@ -93,7 +110,7 @@ def _step(kind: str, agent: str, text: str, contexts: dict[str, list[Message]], 
         if not text.startswith(_DELEGATES):
             recorder.chain(recorder.tool("code"))
     elif kind not in _SILENT:
-        raise TraceError(f"a node of type {kind!r} is not known")
+        raise TraceError(f"a node of type {kind!r} is not known; leave the file out")
 
 
 def _success(nodes: list[dict[str, Any]]) -> bool | None:

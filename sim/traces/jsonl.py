@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sim.errors import TraceError, WorkflowError
-from sim.traces import Document, LoadOptions, Skipped
+from sim.errors import TraceError, WorkflowError, nearest
+from sim.traces import BROKEN_JSON, Document, LoadOptions, Skipped
 from sim.workflow import Call, Edge, Node, Segment, Tape, Tool, Workflow
 
 FORMAT = "workspan-workflows"
@@ -40,7 +40,9 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     header = _header(document)
     assert header is not None
     if header.get("version") != VERSION:
-        raise TraceError(f"version {header.get('version')!r} of {FORMAT}; this workspan reads version {VERSION}")
+        raise TraceError(
+            f"version {header.get('version')!r} of {FORMAT}; this workspan reads version {VERSION}; import it again"
+        )
     lines = enumerate(document.text.split("\n")[1:], start=2)
     empty = True
     for number, line in lines:
@@ -53,9 +55,9 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
         except (TraceError, WorkflowError) as error:
             yield Skipped(where, str(error))
         except (ValueError, RecursionError):
-            yield Skipped(where, "broken JSON, or JSON cut off")
+            yield Skipped(where, BROKEN_JSON)
     if empty:
-        raise TraceError("a header and no workflow")
+        raise TraceError("a header and no workflow; add one on the next line, or leave the file out")
 
 
 def dump(workflows: Iterable[Workflow], header: Mapping[str, Any]) -> Iterator[str]:
@@ -117,11 +119,11 @@ def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping
         raise TraceError(f"{where}: not a JSON object")
     for key in required:
         if key not in data:
-            raise TraceError(f"{where}: no {key!r}")
+            raise TraceError(f"{where}: no {key!r}; add it")
     for key, value in data.items():
         kind = required.get(key, optional.get(key))
         if kind is None:
-            raise TraceError(f"{where}: unknown key {key!r}")
+            raise TraceError(f"{where}: unknown key {key!r}{nearest(key, {**required, **optional})}")
         if not _is(value, kind):
             raise TraceError(f"{where}: {key!r} is of the wrong type ({type(value).__name__})")
 

@@ -3,13 +3,15 @@
 The prompts are exact. Each agent answers, reviews the answer of each other agent, and revises its own: 12 calls. The
 file lists agent after agent; the log order here is round after round, which the dependencies allow.
 
-Dependencies, all visible: a call reads its own history, and every answer of another agent that occurs word for word
-in the message before it. Not recorded: times, token counts. Whether the run succeeded is not said: each agent's last
-answer is judged by itself.
+Dependencies, all visible: a call reads its own history, and every answer of another agent that is quoted word for word
+in the message before it: from "another agent:" or "agent feedback:" up to an empty line, or anywhere if it is too long
+to stand there by chance. Equal answers of two agents cannot be told apart; both count as read. Not recorded: times,
+token counts. Whether the run succeeded is not said: each agent's last answer is judged by itself.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,9 @@ from sim.traces import Document, LoadOptions, Skipped, identifier
 from sim.workflow import Edge, Workflow
 
 FRAMEWORK = "Peer-Review"
+
+#: Characters from which on an answer cannot occur in a message by chance.
+_LONG = 50
 
 Place = tuple[int, str]
 
@@ -80,9 +85,13 @@ def _sources(talks: dict[str, list[Message]], place: Place, earlier: list[Place]
     number, agent = place
     own = [index for index, who in earlier if who == agent]
     since = "\n".join(message.text for message in talks[agent][own[-1] + 1 if own else 0 : number])
-    quoted = [
-        (index, who)
-        for index, who in earlier
-        if who != agent and (text := talks[who][index].text.strip()) and text in since
-    ]
+    quoted = [(index, who) for index, who in earlier if who != agent and _quotes(since, talks[who][index].text.strip())]
     return [(own[-1], agent), *quoted] if own else quoted
+
+
+def _quotes(message: str, answer: str) -> bool:
+    """Whether the answer stands in the message, and not only its letters."""
+    if len(answer) >= _LONG:
+        return answer in message
+    place = rf"(another agent|agent feedback):\s+{re.escape(answer)}\s*(\n\n|$)"
+    return bool(answer) and re.search(place, message) is not None

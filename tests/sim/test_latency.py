@@ -60,6 +60,16 @@ def test_the_digest_changes_with_every_number(tmp_path):
         (GOOD, "", "not a mapping"),
         (GOOD, "- a list", "not a mapping"),
         (GOOD, "\x00", "not valid YAML"),
+        ("name: mine", "name: 2025-13-45", "line 2: '2025-13-45' cannot be read; put a text in quotes"),
+        ("name: mine", "name: !!bool perhaps", "line 2: 'perhaps' cannot be read"),
+        ("name: mine", 'name: "\\ud800"', "line 2: '\\ud800' cannot be read"),
+        ("name: mine", f"name: {'[' * 3000}", "nested too deeply"),
+        ("accuracy", "acuracy", "line 7: acuracy: unknown key; did you mean 'accuracy'?"),
+        (
+            "{const_s: 1e-2",
+            "\n  {const_s: 1e-2, konst_s: 1",
+            "line 11: step_time.konst_s: unknown key; did you mean 'const_s'",
+        ),
     ],
 )
 def test_a_bad_profile_is_one_line_that_names_file_and_place(tmp_path, old, new, problem):
@@ -68,3 +78,24 @@ def test_a_bad_profile_is_one_line_that_names_file_and_place(tmp_path, old, new,
     assert problem in str(error.value)
     assert "mine.yaml" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_all_problems_of_a_profile_are_named_at_once_with_their_lines(tmp_path):
+    text = GOOD.replace("model: none\n", "model: none\nmodel: other\n").replace("decode_seq_s: 0", "decode_s: 0")
+    with pytest.raises(ProfileError) as error:
+        load(tmp_path, text.replace("max_num_seqs: 8", "max_num_seqs: 0"))
+    assert str(error.value).partition("mine.yaml: ")[2] == (
+        "line 5: key 'model' occurs twice; remove one; "
+        "line 10: engine.max_num_seqs: input should be greater than or equal to 1; "
+        "line 11: step_time.decode_s: unknown key; did you mean 'decode_seq_s'?; "
+        "line 11: step_time.decode_seq_s: missing; add it"
+    )
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    assert load(tmp_path, "\ufeff" + GOOD).name == "mine"
+
+
+def test_a_file_that_is_missing_is_named_with_what_to_do():
+    with pytest.raises(ProfileError, match=r"none\.yaml: cannot be read \(No such file.*\); name another file"):
+        load_profile("none.yaml")

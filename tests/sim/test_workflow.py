@@ -51,7 +51,12 @@ def test_order_is_topological_and_span_is_a_path_no_longer_than_work(workflow):
 
 @pytest.mark.parametrize(
     ("edges", "names"),
-    [(["ab", "bc", "cb"], "'[bc]'"), (["aa"], "'a'"), (["ax"], "'x'"), (["xa"], "'x'")],
+    [
+        (["ab", "bc", "cb"], "'[bc]' waits for itself .*; remove an edge"),
+        (["aa"], "'a'"),
+        (["ax"], "'x'"),
+        (["xa"], "'x', which does not exist; add the node or remove the edge"),
+    ],
     ids=["cycle", "loop", "no such child", "no such parent"],
 )
 def test_a_graph_that_is_none_names_the_node(edges, names):
@@ -75,10 +80,10 @@ def call(*segments):
         ({"tape": Tape({"a": 3}, {})}, "output_tokens"),
         ({"tape": Tape(dict.fromkeys("abcd", 3), {"t": 1.0})}, "tool_s"),
         ({"tape": Tape(dict.fromkeys("abcd", 0), {})}, "at least 1"),
-        ({"nodes": (), "tape": Tape({}, {})}, "no LLM call"),
-        ({"nodes": (call(("s", 5), ("s", 6)),), "tape": Tape({"a": 3}, {})}, "segment 's'"),
+        ({"nodes": (), "tape": Tape({}, {})}, "no LLM call; "),
+        ({"nodes": (call(("s", 5), ("s", 6)),), "tape": Tape({"a": 3}, {})}, "segment 's' has 6 tokens, elsewhere 5;"),
         ({"nodes": (call(("answer-a", 4)),), "tape": Tape({"a": 3}, {})}, "segment 'answer-a'"),
-        ({"nodes": (call(("s", 0)),), "tape": Tape({"a": 3}, {})}, "at least 1"),
+        ({"nodes": (call(("s", 0)),), "tape": Tape({"a": 3}, {})}, "has 0 tokens; give it one length of at least 1"),
         ({"nodes": (call(),), "tape": Tape({"a": 3}, {})}, "empty prompt"),
     ],
 )
@@ -87,7 +92,25 @@ def test_what_cannot_be_run_is_refused(changes, problem):
         build(**{"edges": [], **changes})
 
 
-@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 1e308, 10**400])
 def test_a_tool_time_that_is_no_time_is_refused(seconds):
     with pytest.raises(WorkflowError, match="'t'"):
         build([], tools="t", tape=Tape(dict.fromkeys("abcd", 3), {"t": seconds}))
+
+
+NAMELESS = {
+    "half a surrogate pair in the id": {"id": "\ud800"},
+    "an empty framework": {"framework": ""},
+    "two lines in a note": {"notes": ("two\nlines",)},
+    "a task as long as a text": {"task": "x" * 1001},
+    "an agent of no printable character": {"nodes": (Call("a", "\x1b[2J", (Segment("s", 1),), "A"),)},
+    "an empty segment id": {"nodes": (Call("a", "agent", (Segment("", 1),), "A"),)},
+}
+
+
+@pytest.mark.parametrize("changes", NAMELESS.values(), ids=NAMELESS)
+def test_a_name_that_cannot_be_shown_is_refused(changes):
+    parts = {"id": "w", "framework": "test", "task": "", "nodes": (call(("s", 1)),), "edges": ()}
+    assert Workflow(**parts, tape=Tape({"a": 3}, {})).task == ""
+    with pytest.raises(WorkflowError, match="1 to 1000 printable characters"):
+        Workflow(**{**parts, **changes}, tape=Tape({"a": 3}, {}))

@@ -26,8 +26,8 @@ RUN = (
 )
 
 
-def task(nodes, **metadata):
-    data = {"metadata": {"task_id": "t_1", **metadata}, "nodes": list(nodes), "edges": []}
+def task(nodes, edges=(), **metadata):
+    data = {"metadata": {"task_id": "t_1", **metadata}, "nodes": list(nodes), "edges": edges}
     (item,) = load_document(Document("d.json", json.dumps(data)), LoadOptions())
     return item
 
@@ -61,6 +61,23 @@ def test_a_sub_agent_starts_fresh_each_time_and_the_supervisor_remembers():
 )
 def test_a_node_that_cannot_be_read_is_named(broken, problem):
     assert problem in task([RUN[0], broken]).reason
+
+
+@pytest.mark.parametrize(
+    ("edge", "problem"),
+    [
+        ({"source": "n0", "target": "n99"}, "edge 1 needs the ids of two nodes"),
+        ({"source": "n0"}, "edge 1 needs the ids of two nodes"),
+        ("n0 -> n1", "edge 1 needs the ids of two nodes"),
+        ({"source": "n1", "target": "n0"}, "edge 1 leads back, from n1 to n0"),
+        ({"source": "n1", "target": "n1"}, "edge 1 leads back, from n1 to n1"),
+    ],
+)
+def test_an_edge_that_leads_nowhere_or_back_is_named(edge, problem):
+    nodes = [{**node, "id": f"n{number}"} for number, node in enumerate(RUN)]
+    good = {"source": "n0", "target": "n1"}
+    assert len(task(nodes, [good]).calls) == 4
+    assert problem in task(nodes, [good, edge]).reason
 
 
 def test_the_real_file_has_eleven_calls_of_two_agents_in_a_chain(mast):
