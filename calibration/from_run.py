@@ -175,11 +175,7 @@ def calibrate(run: Run, profile: Profile) -> Profile:
     on_half = profile.model_copy(update={"step_time": fit(run, profile, first)})
     on_all = profile.model_copy(update={"step_time": fit(run, profile, everything)})
     held_out = {f"held_out_{name}": error for name, error in accuracy(run, on_half, second).items()}
-    tokens = (
-        call.num_prompt_tokens + workflow.tape.output_tokens[call.id]
-        for workflow in run.workflows.values()
-        for call in workflow.calls
-    )
+    tokens = (workflow.num_tokens(call) for workflow in run.workflows.values() for call in workflow.calls)
     known = {"accuracy": accuracy(run, on_all, everything) | held_out, "max_measured_tokens": max(tokens)}
     return on_all.model_copy(update=known)
 

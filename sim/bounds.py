@@ -74,7 +74,7 @@ def reusable_tokens(workflow: Workflow, profile: Profile) -> Mapping[str, int]:
     prefixes = Prefixes(size)
     keys = {call.id: prefixes.keys((*call.prompt, _answer(workflow, call))) for call in workflow.calls}
     # The KV of a call's last token is never written.
-    written = {call.id: _num_tokens(workflow, call) - 1 for call in workflow.calls}
+    written = {call.id: workflow.num_tokens(call) - 1 for call in workflow.calls}
     after = _descendants(workflow)
     cached = {}
     for call in workflow.calls:
@@ -86,10 +86,6 @@ def reusable_tokens(workflow: Workflow, profile: Profile) -> Mapping[str, int]:
 
 def _answer(workflow: Workflow, call: Call) -> Segment:
     return Segment(call.answer_id, workflow.tape.output_tokens[call.id])
-
-
-def _num_tokens(workflow: Workflow, call: Call) -> int:
-    return call.num_prompt_tokens + workflow.tape.output_tokens[call.id]
 
 
 def _descendants(workflow: Workflow) -> Mapping[str, frozenset[str]]:

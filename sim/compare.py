@@ -69,7 +69,7 @@ class Comparison:
     def extrapolated(self) -> int:
         """Calls with more tokens than any request that the profile was measured with."""
         return sum(
-            call.num_prompt_tokens + workflow.tape.output_tokens[call.id] > self.profile.max_measured_tokens
+            workflow.num_tokens(call) > self.profile.max_measured_tokens
             for workflow in self.workflows
             for call in workflow.calls
         )
@@ -157,15 +157,13 @@ def compare(
 ) -> Comparison:
     """Run every policy on the same workflows and arrivals.
 
-    Raises RunError where nothing can run on the engine, BoundError where a result cannot be true.
+    Raises RunError where no workflow can finish on the engine, BoundError where a result cannot be true.
     """
+    _check_fit(workflows, profile)
     runs = {name: simulate(workflows, policy, profile, load, seed) for name, policy in policies.items()}
     done = (runs[name] for name, policy in policies.items() if isinstance(load, Alone) and policy == Sequential())
     alone = next(done, None) or simulate(workflows, Sequential(), profile, Alone(), seed)
     works = _latencies(alone)
-    if not works:
-        reason = next(record.reason for record in alone.records if record.reason)
-        raise RunError(f"profile {profile.name}: no workflow can run on this engine; the first call {reason}")
     bounds = {
         workflow.id: Bound(works[workflow.id], span_s(workflow, profile))
         for workflow in workflows
@@ -174,6 +172,18 @@ def compare(
     comparison = Comparison(workflows, policies, baseline, profile, load, seed, runs, bounds)
     comparison.check_bound()
     return comparison
+
+
+def _check_fit(workflows: Sequence[Workflow], profile: Profile) -> None:
+    """Raise RunError if every workflow has a call that can never run; where only some do, those calls fail."""
+    reasons = []
+    for workflow in workflows:
+        reasons.append(profile.engine.refusal(max(map(workflow.num_tokens, workflow.calls))))
+    if all(reasons):
+        raise RunError(
+            f"profile {profile.name}: no workflow can finish on this engine; {workflows[0].id}, longest call: "
+            f"{reasons[0]}; take a larger engine, or shorter traces"
+        )
 
 
 def digest(workflows: Sequence[Workflow]) -> str:

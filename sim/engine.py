@@ -51,7 +51,7 @@ class SimulatedServer:
         self._env = env
         self._clock = StepClock(profile)
         self._overheads = profile.overheads
-        self._ahead = profile.engine.async_scheduling
+        self._settings = profile.engine
         self._macro_steps = macro_steps
         self._scheduler = Scheduler(profile.engine)
         self._on_done = on_done
@@ -71,7 +71,7 @@ class SimulatedServer:
 
     def send(self, sent: Sent) -> None:
         """Queue a call; one that can never run ends at once, with the reason."""
-        sent.reason = self._scheduler.refusal(sent.request) or ""
+        sent.reason = self._settings.refusal(sent.request.max_num_tokens)
         if sent.reason:
             self._later(0.0, partial(self._on_done, sent))
             return
@@ -106,7 +106,7 @@ class SimulatedServer:
                     sent = self._sent[row.request]
                     if sent.scheduled_s is None:
                         sent.scheduled_s = self._env.now
-                ahead = self._schedule() if self._ahead else None
+                ahead = self._schedule() if self._settings.async_scheduling else None
                 steps = yield from self._run(batch, 1 + self._repeats(batch, ahead))
                 if steps > 1:
                     last = ahead or batch

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Status = Literal["finished", "failed", "unfinished"]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One call. Times in seconds since the run began; None where the call did not get that far.
 
     ``num_cached_tokens``: prompt tokens found in the prefix cache when the call was first admitted.
@@ -31,8 +30,7 @@ class Record:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecord:
+class SessionRecord(NamedTuple):
     """One workflow as load. ``busy_s`` is the sum of its calls' and tools' seconds, waiting included."""
 
     session: int

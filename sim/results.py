@@ -6,7 +6,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def write(comparison: Comparison, output: Path) -> None:
     """``result.json``, ``calls.jsonl``, ``sessions.jsonl`` (a header, then a row each) and ``speedup.svg``."""
     provenance = comparison.provenance()
     runs = comparison.runs.items()
-    calls = ({"policy": name, **asdict(record)} for name, run in runs for record in run.records)
-    sessions = ({"policy": name, **asdict(session)} for name, run in runs for session in run.sessions)
+    calls = ({"policy": name, **record._asdict()} for name, run in runs for record in run.records)
+    sessions = ({"policy": name, **session._asdict()} for name, run in runs for session in run.sessions)
     try:
         output.mkdir(parents=True, exist_ok=True)
         _write(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))

@@ -84,19 +84,8 @@ class Scheduler:
         self._under_way: list[Batch] = []
         self._num_admitted = 0
 
-    def refusal(self, request: Request) -> str | None:
-        """Why the request can never run, or None."""
-        total, limit = request.max_num_tokens, self._settings.max_model_len
-        if total > limit:
-            return f"prompt and answer have {total} tokens, max_model_len is {limit}"
-        # The last token's KV is never written. The watermark never holds back a request that is alone.
-        blocks, usable = self._num_blocks(total - 1), self.pool.num_usable_blocks
-        if blocks > usable:
-            return f"needs {blocks} KV blocks, the pool has {usable}"
-        return None
-
     def add(self, request: Request) -> None:
-        """Queue a request that `refusal` has nothing against."""
+        """Queue a request that `EngineSettings.refusal` has nothing against."""
         if self._settings.enable_prefix_caching:
             request.keys = self.prefixes.keys((*request.prompt, request.answer))
         self.waiting.add(request)

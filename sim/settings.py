@@ -73,5 +73,14 @@ class EngineSettings(Strict):
             sizes.add(self.max_num_seqs)
         return tuple(sorted(size for size in sizes if size <= largest))
 
+    def refusal(self, num_tokens: int) -> str:
+        """Why a call of so many tokens, prompt and answer, can never run here; empty where it can."""
+        if num_tokens > self.max_model_len:
+            return f"prompt and answer have {num_tokens} tokens, max_model_len is {self.max_model_len}"
+        # The last token's KV is never written, one block is the null block, and the watermark is no hindrance to a
+        # request that is alone.
+        needed, usable = -(-(num_tokens - 1) // self.block_size), self.num_gpu_blocks - 1
+        return f"needs {needed} KV blocks, the pool has {usable}" if needed > usable else ""
+
     def _version(self) -> tuple[int, ...]:
         return tuple(map(int, self.vllm_version.split(".")))

@@ -35,7 +35,7 @@ def simulate(
         gaps = generator(seed, "arrivals").exponential(1 / load.per_s, len(workflows))
         return serve(shuffled, policy, profile, gaps.cumsum().tolist(), macro_steps)
     driver = _Driver(profile, policy, shuffled, macro_steps)
-    driver.closed_loop(load.sessions)
+    driver.closed_loop(min(load.sessions, len(workflows)))
     return driver.result()
 
 

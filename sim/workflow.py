@@ -117,6 +117,10 @@ class Workflow:
         """The tools, in log order."""
         return tuple(node for node in self.nodes if isinstance(node, Tool))
 
+    def num_tokens(self, call: Call) -> int:
+        """Tokens of the call's prompt and answer."""
+        return call.num_prompt_tokens + self.tape.output_tokens[call.id]
+
     @cached_property
     def parents(self) -> Mapping[str, tuple[str, ...]]:
         """Node id -> ids it waits for."""

@@ -136,10 +136,10 @@ def test_blocks_without_content_are_reused_first_since_0_26():
 
 
 def test_what_never_fits_is_refused_with_a_reason():
-    engine = scheduler(num_gpu_blocks=4, block_size=4, max_model_len=20)
-    assert "max_model_len is 20" in engine.refusal(request("a", 18, output=3))
-    assert "the pool has 3" in engine.refusal(request("a", 12, output=2))
-    assert engine.refusal(request("a", 12, output=1)) is None
+    settings = roomy(num_gpu_blocks=4, block_size=4, max_model_len=20)
+    assert settings.refusal(21) == "prompt and answer have 21 tokens, max_model_len is 20"
+    assert settings.refusal(14) == "needs 4 KV blocks, the pool has 3"
+    assert settings.refusal(13) == ""
 
 
 @pytest.mark.parametrize("other", [(Segment("a", 5), Segment("b", 8)), (Segment("a", 4), Segment("c", 8))])

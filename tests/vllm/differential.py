@@ -163,12 +163,12 @@ class Ours:
     """Our scheduler behind the few calls that the comparison makes."""
 
     def __init__(self, settings, module):
-        self.module, self.scheduler = module, module.Scheduler(settings)
+        self.module, self.settings, self.scheduler = module, settings, module.Scheduler(settings)
         self.under_way = deque()
 
     def add(self, number, priority, prompt, answer):
         request = self.module.Request(prompt, answer, priority, float(number), number)
-        assert self.scheduler.refusal(request) is None
+        assert not self.settings.refusal(request.max_num_tokens)
         self.scheduler.add(request)
 
     def schedule(self):
