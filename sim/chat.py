@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from sim.tokens import Tokenizer
 from sim.traces import segment_id
-from sim.workflow import Call, Edge, EdgeKind, Node, Segment, Tape, Tool
+from sim.workflow import Call, Edge, EdgeKind, Node, Segment, Tape, Tool, Workflow
 
 _BEGIN = Segment("chat:assistant", 3)
 _END = Segment("chat:end", 1)
@@ -76,10 +77,18 @@ class Recorder:
         if len(self.nodes) > 1:
             self.edges.append(Edge(self.nodes[-2].id, node, kind))
 
-    @property
-    def tape(self) -> Tape:
-        """What the engine may know."""
-        return Tape(self._outputs, self._tool_s)
+    def workflow(self, workflow_id: str, framework: str, task: str, **known: Any) -> Workflow:
+        """Everything recorded, as a workflow; ``known`` are its optional fields."""
+        return Workflow(
+            workflow_id,
+            framework,
+            task,
+            tuple(self.nodes),
+            tuple(self.edges),
+            Tape(self._outputs, self._tool_s),
+            self.tokenizer.name,
+            **known,
+        )
 
 
 def unknown_system(framework: str, agent: str) -> Segment:

@@ -74,14 +74,10 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
         raise TraceError(
             f"speakers {', '.join(sorted(speakers))} belong to no topology of AG2 that is known; leave it out"
         )
-    yield Workflow(
-        id=f"ag2/{document.name}",
-        framework=FRAMEWORK,
-        task=identifier(data["instance_id"], "the instance"),
-        nodes=tuple(recorder.nodes),
-        edges=tuple(recorder.edges),
-        tape=recorder.tape,
-        tokenizer=options.tokenizer.name,
+    yield recorder.workflow(
+        f"ag2/{document.name}",
+        FRAMEWORK,
+        identifier(data["instance_id"], "the instance"),
         labels=labels(data),
         success=_success(data),
         notes=notes,

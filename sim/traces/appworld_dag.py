@@ -55,17 +55,7 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     for number, node in enumerate(data["nodes"]):
         kind, agent, text = _node(number, node)
         _step(kind, agent, text, contexts, recorder)
-    yield Workflow(
-        id=f"appworld/{name}",
-        framework=FRAMEWORK,
-        task=name,
-        nodes=tuple(recorder.nodes),
-        edges=tuple(recorder.edges),
-        tape=recorder.tape,
-        tokenizer=options.tokenizer.name,
-        success=_success(data["nodes"]),
-        notes=_NOTES,
-    )
+    yield recorder.workflow(f"appworld/{name}", FRAMEWORK, name, success=_success(data["nodes"]), notes=_NOTES)
 
 
 def _check_edges(data: dict[str, Any]) -> None:

@@ -48,15 +48,8 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
         calls[place] = recorder.call(f"agent-{agent}", prompt(history, options.tokenizer), talks[agent][number].text)
         sources = _sources(talks, place, [earlier for earlier in calls if earlier != place])
         recorder.edges += [Edge(calls[source], calls[place], "visible") for source in sources]
-    yield Workflow(
-        id=f"peer-review/{document.name}",
-        framework=FRAMEWORK,
-        task=identifier(data["instance_id"], "the instance"),
-        nodes=tuple(recorder.nodes),
-        edges=tuple(recorder.edges),
-        tape=recorder.tape,
-        tokenizer=options.tokenizer.name,
-        labels=labels(data),
+    yield recorder.workflow(
+        f"peer-review/{document.name}", FRAMEWORK, identifier(data["instance_id"], "the instance"), labels=labels(data)
     )
 
 
