@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import simpy
+from simpy.events import NORMAL, EventPriority
 
 from sim.latency import Profile, StepClock
 from sim.record import EngineStats
@@ -17,6 +18,15 @@ from sim.scheduler import Scheduler
 from sim.workflow import Call
 
 Events = Generator[simpy.Event, Any, None]
+
+
+class _Passed(simpy.Event):
+    """That much time has passed, and everything else has happened that happens at that instant."""
+
+    def __init__(self, env: simpy.Environment, seconds: float) -> None:
+        super().__init__(env)
+        self._ok, self._value = True, None
+        env.schedule(self, priority=EventPriority(NORMAL + 1), delay=seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +48,8 @@ class SimulatedServer:
 
     A request that comes during a step is seen when the next one is scheduled: at the end of the step
     (``EngineCore.step``), or with asynchronous scheduling one step later, because the next step was scheduled
-    when this one began (``step_with_batch_queue``, two batches deep).
+    when this one began (``step_with_batch_queue``, two batches deep). One that comes at the very instant at which a
+    step is scheduled is in time for it.
 
     While the same requests decode, steps differ only in the KV they read, one token more per request each time.
     Such a run of steps is one event, cut short where a request arrives; ``macro_steps=False`` makes every step an
@@ -94,6 +105,7 @@ class SimulatedServer:
     def _loop(self) -> Events:
         while True:
             yield self._wake
+            yield _Passed(self._env, 0.0)
             ahead = None
             while self._sent:
                 batch = ahead or self._schedule()
@@ -140,12 +152,12 @@ class SimulatedServer:
         seconds = self._clock.steps_s(first, rows, count)
         self._can_be_cut = count > 1
         try:
-            yield self._env.timeout(seconds)
+            yield _Passed(self._env, seconds)
         except simpy.Interrupt:
             passed = self._env.now - began
             steps = 1 + bisect_left(range(1, count), passed, key=lambda n: self._clock.steps_s(first, rows, n))
             seconds = self._clock.steps_s(first, rows, steps)
-            yield self._env.timeout(began + seconds - self._env.now)
+            yield _Passed(self._env, max(0.0, began + seconds - self._env.now))
         self._can_be_cut = False
         self._num_steps += steps
         self._busy_s += seconds

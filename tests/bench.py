@@ -63,7 +63,7 @@ def report(name, runs, *arguments):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_memory:

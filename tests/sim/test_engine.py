@@ -64,6 +64,15 @@ def test_with_async_scheduling_it_joins_the_one_after_that():
     assert stats.num_steps == 5
 
 
+@pytest.mark.parametrize("macro_steps", [True, False])
+def test_a_call_that_comes_at_the_instant_a_step_is_scheduled_is_in_time(macro_steps):
+    engine = profile(roomy(), ONE_SECOND)
+    calls = [sent(0, 0, [("a", 10)], 5), sent(1, 0, [("b", 10)], 5), sent(2, 2, [("c", 10)], 1)]
+    done, stats = serve(engine, calls, macro_steps)
+    assert {call.call.id: times(call) for call in done} == {"c0": (0, 1, 5), "c1": (0, 1, 5), "c2": (2, 3, 3)}
+    assert stats.num_steps == 5
+
+
 def test_the_first_token_comes_with_the_last_chunk_of_the_prompt():
     assert alone(25, 3, profile(roomy(max_num_batched_tokens=10, max_num_seqs=4), ONE_SECOND)) == (0, 3, 5)
 
@@ -138,7 +147,7 @@ def crowds(draw):
     """Calls that share prefixes, repeat or go on from each other, arrive while others run, and differ in urgency."""
     calls = []
     for number in range(draw(st.integers(1, 12))):
-        at = draw(st.sampled_from([0.0, 0.0]) | st.floats(0, 3))
+        at = draw(st.sampled_from([0.0, 0.0, 1.0, 7.0]) | st.floats(0, 3))
         prompt = draw(st.lists(st.sampled_from([("s", 16), ("t", 30), ("u", 7)]), max_size=3))
         prompt, output = [*prompt, (f"own{number}", draw(st.integers(1, 90)))], draw(st.integers(1, 120))
         if calls and draw(st.booleans()):
@@ -149,8 +158,12 @@ def crowds(draw):
     return calls
 
 
+#: Every step takes a second, so that calls arrive at the very instants at which steps end.
+whole_seconds = profiles(min_blocks=12).map(lambda drawn: profile(drawn.engine, ONE_SECOND))
+
+
 @settings(max_examples=600, deadline=None)
-@given(crowds(), profiles(min_blocks=12))
+@given(crowds(), profiles(min_blocks=12) | whole_seconds)
 def test_8_macro_steps_change_nothing_at_all(crowd, engine):
     (macro, macro_stats), (step, step_stats) = (
         serve(engine, [sent(*call) for call in crowd], macro_steps) for macro_steps in (True, False)
