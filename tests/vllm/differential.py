@@ -4,7 +4,8 @@ Needs an environment in which vLLM can be imported; no GPU, model or server. Eac
 (budget, slots, blocks, chunking, watermark, reservation, policy, synchronous or asynchronous) and requests with
 shared prefixes, repeated conversations and earlier answers in later prompts. Both schedulers are driven as
 ``EngineCore.step`` or ``step_with_batch_queue`` would, and compared after every call: the ordered rows (request,
-tokens, tokens computed before), preemptions, finishes, free blocks.
+tokens, tokens computed before), preemptions, finishes and how often each
+was preempted, free blocks.
 
     python tests/vllm/differential.py --workloads 2000
 """
@@ -178,7 +179,8 @@ class Ours:
         return rows, sorted(request.number for request in batch.preempted)
 
     def update(self):
-        return [request.number for request in self.scheduler.update(self.under_way.popleft())[1]]
+        _, finished = self.scheduler.update(self.under_way.popleft())
+        return [(request.number, request.num_preemptions) for request in finished]
 
     def free_blocks(self):
         return self.scheduler.pool.num_free_blocks
@@ -258,7 +260,9 @@ class Theirs:
             sampled_token_ids=tokens,
         )
         outputs = self.scheduler.update_from_output(output, result)
-        return [int(item.request_id) for item in (outputs[0].outputs if outputs else []) if item.finish_reason]
+        names = [item.request_id for item in (outputs[0].outputs if outputs else []) if item.finish_reason]
+        finished = [self.answers[name][0] for name in names]
+        return [(int(one.request_id), one.num_preemptions) for one in finished]
 
     def free_blocks(self):
         return self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
