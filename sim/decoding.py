@@ -8,10 +8,14 @@ those are looked at that need a block, fill one, or end.
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterator
 
 from sim.kv import BlockPool
 from sim.request import Request
+
+#: Members by the step, modulo the block size, in which it is their turn.
+_Ring = defaultdict[int, dict[Request, None]]
 
 
 class Decoding:
@@ -27,8 +31,8 @@ class Decoding:
         self._size = block_size
         self._lag = lag
         self._members: dict[Request, None] = {}
-        self._grow: list[dict[Request, None]] = [{} for _ in range(block_size)]
-        self._fill: list[dict[Request, None]] = [{} for _ in range(block_size)]
+        self._grow: _Ring = defaultdict(dict)
+        self._fill: _Ring = defaultdict(dict)
         self._ends: list[tuple[int, int, Request]] = []
 
     def __len__(self) -> int:
@@ -66,7 +70,7 @@ class Decoding:
 
     def blocks_needed(self) -> int:
         """Blocks that the members need for the next step."""
-        return len(self._grow[(self.clock + 1) % self._size])
+        return len(self._grow.get((self.clock + 1) % self._size, ()))
 
     def steps_until(self, free_blocks: int) -> int:
         """Steps up to the one that ends the first answer, as far as there are blocks."""
@@ -75,7 +79,7 @@ class Decoding:
         rounds = min(steps // self._size, free_blocks // len(self))
         free_blocks -= rounds * len(self)
         for step in range(rounds * self._size + 1, steps + 1):
-            free_blocks -= len(self._grow[(self.clock + step) % self._size])
+            free_blocks -= len(self._grow.get((self.clock + step) % self._size, ()))
             if free_blocks < 0:
                 return step - 1
         return steps
@@ -94,13 +98,11 @@ class Decoding:
         """Tokens of a member whose blocks can be found: those whose content is known."""
         return request.offset + self.clock - self._lag
 
-    def _turns(
-        self, ring: list[dict[Request, None]], after: int, steps: int
-    ) -> Iterator[tuple[dict[Request, None], int]]:
+    def _turns(self, ring: _Ring, after: int, steps: int) -> Iterator[tuple[dict[Request, None], int]]:
         """Members whose turn comes in the steps from ``after`` on, and how often."""
         rounds, rest = divmod(steps, self._size)
         for step in range(self._size if rounds else rest):
-            members = ring[(after + step) % self._size]
+            members = ring.get((after + step) % self._size)
             if members:
                 yield members, rounds + (step < rest)
 

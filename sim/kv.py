@@ -116,6 +116,21 @@ class Holding:
     num_registered: int = 0
 
 
+@dataclass(slots=True)
+class Found:
+    """A cached prefix: which blocks of which extents, how many they are, and how many of them nobody holds."""
+
+    parts: list[tuple[Extent, int, int]] = field(default_factory=list)
+    num_blocks: int = 0
+    num_free: int = 0
+
+    def add(self, extent: Extent, first: int, stop: int) -> None:
+        """The prefix goes on with these blocks."""
+        self.parts.append((extent, first, stop))
+        self.num_blocks = stop
+        self.num_free += 0 if extent.holders else stop - first
+
+
 class BlockPool:
     """Blocks that are free or held, and the cached content of both.
 
@@ -133,38 +148,38 @@ class BlockPool:
         self._queue = Extent(0, 0, 0)
         self._cached: dict[int, list[Extent]] = {}
 
-    def find(self, keys: Keys, limit: int) -> tuple[int, int]:
-        """Blocks of the longest cached prefix, at most ``limit``, and how many of them are free."""
-        found = free = 0
+    def find(self, keys: Keys, limit: int) -> Found:
+        """The longest cached prefix of at most ``limit`` blocks; nothing is taken."""
+        found = Found()
         for path, first, stop in keys.runs(0, limit):
-            while first < stop:
-                extent, end = self._copy(path, first, stop)
-                if extent is None:
-                    return found, free
-                if not extent.holders:
-                    free += end - first
-                found = first = end
-        return found, free
+            for extent in self._cached.get(path, ()):
+                if first == stop:
+                    break
+                if extent.stop > first:
+                    # A block is freed before those in front of it, so no extent begins beyond what was found so far.
+                    assert extent.first <= first
+                    end = min(stop, extent.stop)
+                    found.add(extent, first, end)
+                    first = end
+            if first < stop:
+                break
+        return found
 
-    def share(self, holding: Holding, keys: Keys, count: int) -> None:
-        """Hold the first ``count`` blocks, which are cached; those nobody held leave the free queue."""
-        for path, first, stop in keys.runs(0, count):
-            while first < stop:
-                extent, end = self._copy(path, first, stop)
-                assert extent is not None
-                if extent.first < first:
-                    extent = self._cut(extent, first)
-                if extent.stop > end:
-                    self._cut(extent, end)
-                if extent.holders:
-                    self.num_shared += len(extent)
-                else:
-                    extent.leave_queue()
-                    self.num_free_blocks -= len(extent)
-                extent.holders.append(holding)
-                holding.extents.append(extent)
-                first = end
-        holding.num_blocks = holding.num_registered = count
+    def share(self, holding: Holding, found: Found) -> None:
+        """Hold the blocks found; those nobody held leave the free queue."""
+        for extent, first, end in found.parts:
+            if extent.first < first:
+                extent = self._cut(extent, first)
+            if extent.stop > end:
+                self._cut(extent, end)
+            if extent.holders:
+                self.num_shared += len(extent)
+            else:
+                extent.leave_queue()
+                self.num_free_blocks -= len(extent)
+            extent.holders.append(holding)
+            holding.extents.append(extent)
+        holding.num_blocks = holding.num_registered = found.num_blocks
 
     def take(self, holding: Holding, count: int) -> None:
         """``count`` blocks more, from the front of the free queue; what they had cached is lost now."""
@@ -223,15 +238,6 @@ class BlockPool:
                 if len(extent.holders) > 1:
                     left[extent] = left.get(extent, len(extent.holders)) - 1
         return self.num_shared - sum(len(e) * (len(e.holders) - max(count, 1)) for e, count in left.items())
-
-    def _copy(self, path: int, index: int, stop: int) -> tuple[Extent | None, int]:
-        """The extent in which this block is found, and how far before ``stop`` those after it are found there too."""
-        for extent in self._cached.get(path, ()):
-            if extent.first <= index < extent.stop:
-                return extent, min(stop, extent.stop)
-            # A block is freed before those in front of it, so none of these can be the first to be found.
-            assert extent.stop <= index
-        return None, index
 
     def _cut(self, extent: Extent, index: int) -> Extent:
         """Split the extent before that block; returns the upper part."""

@@ -15,7 +15,7 @@ from sim import yamlfile
 from sim.errors import ProfileError, nearest
 from sim.settings import Count, EngineSettings, Strict
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)]
 
 _SHIPPED = Path(__file__).parent / "profiles"
 
@@ -27,7 +27,8 @@ class StepTime(Strict):
     memory once. ``host_s`` and ``host_seq_s`` (per row) are the CPU's time to schedule the step and take in its result.
     """
 
-    const_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    # Shorter steps would be lost in the rounding of a clock that has run for long.
+    const_s: Annotated[float, Field(ge=1e-6, le=1e4, allow_inf_nan=False)]
     prefill_token_s: Seconds
     decode_seq_s: Seconds
     kv_token_s: Seconds

@@ -9,8 +9,8 @@ import numpy as np
 
 from sim.errors import RunError
 
-#: Sessions per second. Outside, the instants of arrival are no longer exact to the step, and in the end not finite.
-_RATES = (1e-9, 1e9)
+#: Sessions per second. Below, the clock runs so long that its rounding reaches the length of a step.
+_RATES = (1e-4, 1e6)
 
 
 @dataclass(frozen=True, slots=True)

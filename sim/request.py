@@ -15,7 +15,7 @@ class Request:
 
     ``keys`` name the full blocks of prompt and answer; ``num_cached_tokens`` is None before admission. With
     asynchronous scheduling ``num_output_placeholders`` tokens are computed but not back yet, and after a
-    preemption ``num_stale_tokens`` of the tokens in flight belong to the time before it. While the request is a
+    preemption ``num_stale_output_tokens`` of the tokens in flight belong to the time before it. While the request is a
     member of `Decoding`, its counters of tokens stand still.
     """
 
@@ -32,7 +32,7 @@ class Request:
     num_output_tokens: int = 0
     num_output_placeholders: int = 0
     num_in_flight_tokens: int = 0
-    num_stale_tokens: int = 0
+    num_stale_output_tokens: int = 0
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
     blocks: Holding = field(default_factory=Holding)

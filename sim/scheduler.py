@@ -12,7 +12,7 @@ from collections import deque
 from operator import attrgetter
 
 from sim.decoding import Decoding
-from sim.kv import BlockPool, Prefixes
+from sim.kv import BlockPool, Found, Prefixes
 from sim.request import Batch, Request, Row
 from sim.settings import EngineSettings
 
@@ -236,13 +236,16 @@ class Scheduler:
             if num_new == 0:
                 continue
             while not self._allocate(request, num_new):
-                victim = self._preempt()
+                victim = self._victim()
+                came_before = self.running.index(victim) < index - 1
+                self._preempt(victim)
                 preempted.append(victim)
                 if victim is request:
                     return rows, budget
                 given_back, _ = rows.pop(victim, (0, 0))
                 budget += given_back
-                index = self.running.index(request) + 1
+                if given_back or (came_before and not self._settings.skips_after_idle_victim):
+                    index -= 1
             rows[request] = (num_new, request.num_computed_tokens)
             budget -= num_new
         return rows, budget
@@ -255,21 +258,20 @@ class Scheduler:
         num_new = request.num_tokens + in_flight - request.num_computed_tokens
         return min(num_new, threshold or num_new, budget)
 
-    def _preempt(self) -> Request:
-        """Preemption by recompute (``S._preempt_request``): all blocks back, nothing computed, head of the queue.
+    def _victim(self) -> Request:
+        """Who is preempted: the request admitted last, or under priority the one that is least urgent."""
+        return max(self.running) if self._by_priority else self.running[-1]
 
-        The victim is the request admitted last, or under priority the one that is least urgent.
-        """
-        last = max(self.running) if self._by_priority else self.running[-1]
-        self.running.remove(last)
-        del self._others[last]
-        self._free(last)
-        last.num_computed_tokens = 0
-        last.num_stale_tokens = last.num_in_flight_tokens
-        last.num_output_placeholders = 0
-        last.num_preemptions += 1
-        self.waiting.put_back(last)
-        return last
+    def _preempt(self, victim: Request) -> None:
+        """Preemption by recompute (``S._preempt_request``): all blocks back, nothing computed, head of the queue."""
+        self.running.remove(victim)
+        del self._others[victim]
+        self._free(victim)
+        victim.num_computed_tokens = 0
+        victim.num_stale_output_tokens = victim.num_in_flight_tokens
+        victim.num_output_placeholders = 0
+        victim.num_preemptions += 1
+        self.waiting.put_back(victim)
 
     def _schedule_waiting(self, rows: dict[Request, tuple[int, int]], budget: int, threshold: int) -> None:
         """Admit from the head of the queue; the first that does not fit stops all behind it."""
@@ -278,16 +280,16 @@ class Scheduler:
             request = self.waiting.head()
             # The step that preempts admits none, so with two batches in the queue its tokens from before the
             # preemption have all come back; vLLM's rule for a deeper queue is not needed.
-            assert not request.num_stale_tokens
-            found, free = self.pool.find(request.keys, (request.num_tokens - 1) // self._block_size)
-            computed = found * self._block_size
+            assert not request.num_stale_output_tokens
+            found = self.pool.find(request.keys, (request.num_tokens - 1) // self._block_size)
+            computed = found.num_blocks * self._block_size
             num_new = request.num_tokens - computed
             num_new = min(num_new, threshold or num_new)
             # Without chunked prefill a prompt waits until it fits whole.
             if num_new > budget and not settings.enable_chunked_prefill:
                 break
             num_new = min(num_new, budget)
-            if not self._admit(request, found, free, num_new):
+            if not self._admit(request, found, num_new):
                 break
             self.running.append(self.waiting.pop())
             self._others[request] = None
@@ -295,15 +297,15 @@ class Scheduler:
             rows[request] = (num_new, computed)
             budget -= num_new
 
-    def _admit(self, request: Request, found: int, free: int, num_new: int) -> bool:
-        """``KVCacheManager.allocate_slots`` for a waiting request; nobody holds ``free`` of the blocks found."""
-        computed = found * self._block_size
+    def _admit(self, request: Request, found: Found, num_new: int) -> bool:
+        """``KVCacheManager.allocate_slots`` for a waiting request."""
+        computed = found.num_blocks * self._block_size
         # scheduler_reserve_full_isl: all tokens known so far must fit, not only the first chunk.
         reserved = request.num_tokens if self._settings.scheduler_reserve_full_isl else computed + num_new
-        needed = self._num_blocks(reserved) - found + free
+        needed = self._num_blocks(reserved) - found.num_blocks + found.num_free
         if needed + (self._watermark if self.running else 0) > self.pool.num_free_blocks:
             return False
-        self.pool.share(request.blocks, request.keys, found)
+        self.pool.share(request.blocks, found)
         request.num_computed_tokens = computed
         request.running = True
         if request.num_cached_tokens is None:
@@ -360,9 +362,9 @@ class Scheduler:
 
     def _take_output(self, request: Request, num_new: int, samples: bool) -> bool:
         request.num_in_flight_tokens -= num_new
-        stale = request.num_stale_tokens > 0
+        stale = request.num_stale_output_tokens > 0
         if stale:
-            request.num_stale_tokens -= num_new
+            request.num_stale_output_tokens -= num_new
         if not samples:
             return False
         request.num_tokens += 1

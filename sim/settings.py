@@ -5,9 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _check_graph_sizes(value: object) -> object:
+    """One error for both forms that the value may have."""
+    if value == "default" or (isinstance(value, list) and all(type(size) is int and size > 0 for size in value)):
+        return value
+    raise ValueError("give default, or a list of whole numbers from 1")
 
 
 class Strict(BaseModel):
@@ -37,7 +44,7 @@ class EngineSettings(Strict):
     async_scheduling: bool = False
     watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scheduler_reserve_full_isl: bool = True
-    cudagraph_capture_sizes: Literal["default"] | list[Count] = []
+    cudagraph_capture_sizes: Annotated[Literal["default"] | list[int], BeforeValidator(_check_graph_sizes)] = []
 
     @model_validator(mode="after")
     def _vllm_would_start(self) -> Self:
@@ -56,6 +63,11 @@ class EngineSettings(Strict):
     def exempts_lone_prefill(self) -> bool:
         """Whether a request that is alone may ignore `long_prefill_token_threshold` (0.26.0 no, 0.32.0 yes)."""
         return self._version() >= (0, 32, 0)
+
+    @cached_property
+    def skips_after_idle_victim(self) -> bool:
+        """Whether a step passes over one running request if the victim before it had no row (0.26.0 yes, 0.32.0 no)."""
+        return self._version() < (0, 32, 0)
 
     @cached_property
     def graph_sizes(self) -> tuple[int, ...]:

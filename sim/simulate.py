@@ -100,7 +100,7 @@ class _Driver:
 
     def _arrivals(self, instants: Iterable[float]) -> Events:
         for session, instant in zip(self._to_come, instants, strict=False):
-            yield self._env.timeout(instant - self._env.now)
+            yield self._env.timeout(max(0.0, instant - self._env.now))
             self._arrive(session)
 
     def _arrive(self, session: int) -> None:

@@ -14,8 +14,8 @@ from sim.errors import WorkflowError
 EdgeKind = Literal["recorded", "visible", "control", "assumed"]
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 
-#: Seconds, some thirty years: sums of longer times are no longer exact to the step, and in the end not finite.
-MAX_TOOL_S = 1e9
+#: Seconds, some four months: sums of longer times are no longer exact to the step, and in the end not finite.
+MAX_TOOL_S = 1e7
 #: Characters. A longer name is a text that got into the wrong place.
 MAX_NAME = 1000
 

@@ -8,10 +8,12 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from strategies import profile, profiles, roomy
 
+from sim import simulate
 from sim.engine import Sent, SimulatedServer
 from sim.latency import Overheads, StepTime
+from sim.policies import parse_policy
 from sim.request import Request
-from sim.workflow import Call, Segment
+from sim.workflow import Call, Segment, Tape, Workflow
 
 ONE_SECOND = StepTime(const_s=1.0, prefill_token_s=0, decode_seq_s=0, kv_token_s=0, attention_pair_s=0)
 
@@ -120,6 +122,19 @@ def test_a_prefix_that_several_read_is_in_memory_once():
     _, stats = serve(profile(roomy(), step), calls)
     # Both steps read 32 tokens and each call's own: 4 of the prompt, then the token it generates as well.
     assert stats.busy_s == 2 + (32 + 3 * 4) + (32 + 3 * 5)
+
+
+def test_instants_that_are_the_same_but_for_rounding_do_not_run_backwards():
+    instants = [0.001, 0.009, 0.009]
+    assert 0.001 + (0.009 - 0.001) > 0.009
+    call = Call("call", "agent", (Segment("p", 5),), "answer")
+    workflows = {n: Workflow(f"w{n}", "drawn", "", (call,), (), Tape({"call": 3}, {})) for n in range(3)}
+    result = simulate.serve(workflows, parse_policy("async"), profile(), instants)
+    assert all(session.status == "finished" for session in result.sessions)
+
+
+def test_a_block_that_holds_a_billion_tokens_costs_nothing():
+    assert alone(10, 5, profile(roomy(block_size=10**9, num_gpu_blocks=3), ONE_SECOND)) == (0, 1, 5)
 
 
 @pytest.mark.parametrize("macro_steps", [True, False])

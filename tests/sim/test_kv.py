@@ -74,11 +74,12 @@ class Both:
         keys = self.prefixes.keys(segments)
         found = self.blocks.find(keys, limit)
         free = sum(block in self.blocks.queue for block in found)
-        assert self.pool.find(keys, limit) == (len(found), free)
+        extents = self.pool.find(keys, limit)
+        assert (extents.num_blocks, extents.num_free) == (len(found), free)
         if free + more > self.pool.num_free_blocks:
             return
         holding = Holding()
-        self.pool.share(holding, keys, len(found))
+        self.pool.share(holding, extents)
         self.blocks.share(found)
         self.requests.append((keys, holding, found))
         self.take(len(self.requests) - 1, more)
@@ -109,7 +110,9 @@ class Both:
         for segments in sequences:
             keys = self.prefixes.keys(segments)
             found = self.blocks.find(keys, 100)
-            assert self.pool.find(keys, 100) == (len(found), sum(block in self.blocks.queue for block in found))
+            extents = self.pool.find(keys, 100)
+            free = sum(block in self.blocks.queue for block in found)
+            assert (extents.num_blocks, extents.num_free) == (len(found), free)
         absent = self.requests[::2]
         held = defaultdict(int)
         for _, _, blocks in self.requests[1::2]:

@@ -59,15 +59,16 @@ MUTATIONS = {
     "victim is the oldest": ("else self.running[-1]", "else self.running[0]"),
     "victim by priority alone": ("max(self.running) if", "max(self.running, key=lambda r: r.priority) if"),
     "victim's tokens not given back": ("budget += given_back", "budget += 0"),
+    "passes over one after a victim without a row": ("and not self._settings.skips_after_idle_victim", "and False"),
     "skips ahead of a head that does not fit": (
-        "if not self._admit(request, found, free, num_new):\n                break",
-        "if not self._admit(request, found, free, num_new):\n"
+        "if not self._admit(request, found, num_new):\n                break",
+        "if not self._admit(request, found, num_new):\n"
         "                self.waiting.add(self.waiting.pop())\n                budget -= 1\n                continue",
     ),
     "reserves the first chunk only": ("if self._settings.scheduler_reserve_full_isl else", "if False else"),
     "no watermark": ("(self._watermark if self.running else 0)", "0"),
     "watermark for everybody": ("(self._watermark if self.running else 0)", "self._watermark"),
-    "free hits cost nothing": ("- found + free", "- found"),
+    "free hits cost nothing": ("- found.num_blocks + found.num_free", "- found.num_blocks"),
     "last token is not computed again": ("(request.num_tokens - 1) // self._block_size", "request.num_tokens"),
     "nothing found after a preemption": (
         "(request.num_tokens - 1) // self",
@@ -85,7 +86,7 @@ MUTATIONS = {
         "self.prefixes.keys(request.prompt)",
     ),
     "one step too many with async": ("request.num_tokens + in_flight >= request.max_num_tokens", "False"),
-    "preempted to the back of the queue": ("self.waiting.put_back(last)", "self.waiting.add(last)"),
+    "preempted to the back of the queue": ("self.waiting.put_back(victim)", "self.waiting.add(victim)"),
     "priority ignored": ('settings.scheduling_policy == "priority"', "False"),
     "freed head first": ("for extent in reversed(holding.extents):", "for extent in holding.extents:"),
     "first block of an extent lost first": ("extent.stop -= lost", "extent.first += lost"),
