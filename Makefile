@@ -13,7 +13,7 @@ test: .venv/ready
 	$(PY) -m pytest
 
 # The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
-test-vllm: .venv/ready .venv-vllm/vllm-0.26.0
+test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
 	./setup_vllm.sh
 	$(PY) -m pytest -s tests/vllm
 

@@ -136,7 +136,7 @@ class BlockPool:
 
     The free queue begins with blocks without content: those freed to its front, and those never used. Then come the
     extents freed to its end; each loses its last block first. ``unhashed_first``: blocks without cached content go
-    to the front and so are reused first (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.20.2).
+    to the front and so are reused first (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.19.0).
     ``num_shared`` counts the holders of every block beyond its first.
     """
 

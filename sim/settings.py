@@ -56,7 +56,7 @@ class EngineSettings(Strict):
 
     @cached_property
     def frees_unhashed_first(self) -> bool:
-        """Whether this version reuses blocks without cached content first (0.20.2 did not, 0.26.0 does)."""
+        """Whether this version reuses blocks without cached content first (0.19.0 did not, 0.26.0 does)."""
         return self._version() >= (0, 26, 0)
 
     @cached_property

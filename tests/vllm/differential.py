@@ -21,6 +21,7 @@ import random
 import sys
 import tempfile
 from collections import deque
+from dataclasses import fields
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ import torch  # noqa: E402
 import vllm  # noqa: E402
 from vllm import SamplingParams  # noqa: E402
 from vllm.config import CacheConfig, ModelConfig, SchedulerConfig, VllmConfig  # noqa: E402
+from vllm.model_executor.models import registry  # noqa: E402
 from vllm.utils.hashing import sha256  # noqa: E402
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash  # noqa: E402
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # noqa: E402
@@ -43,6 +45,9 @@ from vllm.v1.structured_output import StructuredOutputManager  # noqa: E402
 import sim.scheduler  # noqa: E402
 from sim.settings import EngineSettings  # noqa: E402
 from sim.workflow import Segment  # noqa: E402
+
+#: 0.19.0 has none yet.
+HAS_WATERMARK = "watermark" in SchedulerConfig.__dataclass_fields__
 
 #: Each rule of sim/scheduler.py or sim/kv.py broken once: the comparison must notice every one.
 MUTATIONS = {
@@ -137,7 +142,8 @@ def engine(rng):
         "num_gpu_blocks": 1 + 400 // block_size,
         "watermark": 0.0,
     }
-    return settings.model_copy(update=changes) if tight and chunked else settings
+    changes = changes if tight and chunked else {}
+    return settings.model_copy(update=changes | ({} if HAS_WATERMARK else {"watermark": 0.0}))
 
 
 def workload(rng):
@@ -205,7 +211,7 @@ class Theirs:
                 long_prefill_token_threshold=settings.long_prefill_token_threshold,
                 policy=settings.scheduling_policy,
                 async_scheduling=settings.async_scheduling,
-                watermark=settings.watermark,
+                **({"watermark": settings.watermark} if HAS_WATERMARK else {}),
                 scheduler_reserve_full_isl=settings.scheduler_reserve_full_isl,
                 is_encoder_decoder=False,
             ),
@@ -341,6 +347,10 @@ def tiny_model():
     folder = tempfile.mkdtemp()
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
     kind = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 100}
+    # vLLM would look into the class of the model, which needs the compiled parts of its version.
+    known = {field.name: field.name == "is_text_generation_model" for field in fields(registry._ModelInfo)}
+    info = registry._ModelInfo(**known | {"architecture": "LlamaForCausalLM"})
+    registry._LazyRegisteredModel.inspect_model_cls = lambda self: info
     Path(folder, "config.json").write_text(json.dumps(kind | sizes | {"max_position_embeddings": 512}))
     return ModelConfig(folder, tokenizer=folder, skip_tokenizer_init=True, dtype="float32", max_model_len=512)
 

@@ -35,7 +35,7 @@ def differential(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("version", "workloads"), [("0.32.0", 2000), ("0.26.0", 2000)])
+@pytest.mark.parametrize(("version", "workloads"), [("0.32.0", 2000), ("0.26.0", 2000), ("0.19.0", 1000)])
 def test_every_batch_is_composed_as_vllm_composes_it(differential, version, workloads):
     report = differential(version, "--workloads", str(workloads))
     assert report["workloads"] == workloads
