@@ -29,14 +29,14 @@ def span_s(workflow: Workflow, profile: Profile) -> float:
     Tools of unknown duration count as 0 s, as in the simulation.
     """
     seconds = {tool: duration or 0.0 for tool, duration in workflow.tape.tool_s.items()}
-    cached = reusable_tokens(workflow, profile)
+    cached, clock = reusable_tokens(workflow, profile), StepClock(profile)
     for call in workflow.calls:
         output = workflow.tape.output_tokens[call.id]
-        seconds[call.id] = least_s(profile, call.num_prompt_tokens, cached[call.id], output)
+        seconds[call.id] = least_s(clock, call.num_prompt_tokens, cached[call.id], output)
     return workflow.span(seconds)
 
 
-def least_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
+def least_s(clock: StepClock, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:
     """Seconds that no schedule can beat for one call of which at most so many tokens are cached.
 
     As few steps as the token budget allows, and in each no more work than the call needs. A prompt in several chunks
@@ -44,9 +44,8 @@ def least_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tok
     token that follows a preemption comes out of a prefill, which could be cheaper than a decode. For a prompt that
     fits into one step and a prefill that costs more than a decode this is exactly the call's time on an idle engine.
     """
-    clock, budget = StepClock(profile), profile.engine.max_num_batched_tokens
     new, decodes = prompt_tokens - cached_tokens, output_tokens - 1
-    ends = range(prompt_tokens, cached_tokens, -budget)
+    ends = range(prompt_tokens, cached_tokens, -clock.engine.max_num_batched_tokens)
     pairs = new * cached_tokens + new * (new + 1) // 2
     padded_s = clock.device_s(new, 0, sum(ends), sum(ends), pairs)
     padding_s, const_s = clock.padding_s(new), clock.step.const_s
@@ -56,10 +55,10 @@ def least_s(profile: Profile, prompt_tokens: int, cached_tokens: int, output_tok
         clock.device_s(1, 0, prompt_tokens + 1, prompt_tokens + 1, prompt_tokens),
     )
     return (
-        profile.overheads.input_s
+        clock.overheads.input_s
         + clock.least_s(prefill_s, len(ends))
         + clock.steps_s(decode_s, 1, decodes)
-        + profile.overheads.output_s
+        + clock.overheads.output_s
     )
 
 

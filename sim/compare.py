@@ -176,9 +176,8 @@ def compare(
 
 def _check_fit(workflows: Sequence[Workflow], profile: Profile) -> None:
     """Raise RunError if every workflow has a call that can never run; where only some do, those calls fail."""
-    reasons = []
-    for workflow in workflows:
-        reasons.append(profile.engine.refusal(max(map(workflow.num_tokens, workflow.calls))))
+    longest = (max(map(workflow.num_tokens, workflow.calls)) for workflow in workflows)
+    reasons = [profile.engine.refusal(num_tokens) for num_tokens in longest]
     if all(reasons):
         raise RunError(
             f"profile {profile.name}: no workflow can finish on this engine; {workflows[0].id}, longest call: "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +67,7 @@ class Profile(Strict):
     step_time: StepTime
     overheads: Overheads = Overheads()
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that change whenever a number does."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
@@ -78,7 +77,7 @@ class StepClock:
     """Seconds that steps take on the engine of a profile. Positive for every batch, no less for a larger one."""
 
     def __init__(self, profile: Profile) -> None:
-        self.step = profile.step_time
+        self.step, self.engine, self.overheads = profile.step_time, profile.engine, profile.overheads
         self._overlaps = profile.engine.async_scheduling
         self._graph_sizes = profile.engine.graph_sizes
         # What a token costs at least, so that padding never makes a batch slower than one that is as large.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -18,7 +17,10 @@ def _check_graph_sizes(value: object) -> object:
 
 
 class Strict(BaseModel):
-    """Part of a file of settings: unknown names and values of another type are errors."""
+    """Part of a file of settings: unknown names and values of another type are errors.
+
+    What follows from the values is computed each time: ``model_copy`` would keep what was cached.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -54,22 +56,22 @@ class EngineSettings(Strict):
             raise ValueError("without chunked prefill max_num_batched_tokens must be at least max_model_len")
         return self
 
-    @cached_property
+    @property
     def frees_unhashed_first(self) -> bool:
         """Whether this version reuses blocks without cached content first (0.19.0 did not, 0.26.0 does)."""
         return self._version() >= (0, 26, 0)
 
-    @cached_property
+    @property
     def exempts_lone_prefill(self) -> bool:
         """Whether a request that is alone may ignore `long_prefill_token_threshold` (0.26.0 no, 0.32.0 yes)."""
         return self._version() >= (0, 32, 0)
 
-    @cached_property
+    @property
     def skips_after_idle_victim(self) -> bool:
         """Whether a step passes over one running request if the victim before it had no row (0.26.0 yes, 0.32.0 no)."""
         return self._version() < (0, 32, 0)
 
-    @cached_property
+    @property
     def graph_sizes(self) -> tuple[int, ...]:
         """Batch sizes with a CUDA graph, ascending (``VllmConfig._set_cudagraph_sizes``).
 

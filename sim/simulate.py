@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 import simpy
 
@@ -92,11 +92,11 @@ class _Driver:
 
     def result(self) -> RunResult:
         """Everything that has happened."""
-        sessions = [self._session(number, state) for number, state in self._open.items()]
-        records = [record for state in self._open.values() for record in _records(state)]
+        records = {number: _records(state) for number, state in self._open.items()}
+        sessions = [self._session(number, records[number]) for number in self._open]
         ends = (session.finished_s for session in sessions if session.finished_s is not None)
         makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
-        return RunResult(tuple(records), tuple(sessions), self._server.stats, makespan)
+        return RunResult(tuple(chain(*records.values())), tuple(sessions), self._server.stats, makespan)
 
     def _arrivals(self, instants: Iterable[float]) -> Events:
         for session, instant in zip(self._to_come, instants, strict=False):
@@ -143,8 +143,9 @@ class _Driver:
             for following in islice(self._to_come, 1):
                 self._arrive(following)
 
-    def _session(self, number: int, state: _Open) -> SessionRecord:
-        calls = [call for call in _records(state) if call.finished_s is not None]
+    def _session(self, number: int, records: Sequence[Record]) -> SessionRecord:
+        state = self._open[number]
+        calls = (record for record in records if record.finished_s is not None)
         status: Status = "failed" if self._run.failed(number) else "finished"
         return SessionRecord(
             session=number,
@@ -153,7 +154,7 @@ class _Driver:
             arrived_s=state.arrived_s,
             finished_s=state.finished_s,
             busy_s=state.tool_s + sum((call.finished_s or 0.0) - call.sent_s for call in calls),
-            num_calls=len(state.calls),
+            num_calls=len(records),
             status=status if self._run.over(number) else "unfinished",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,18 +66,16 @@ def load(path: Path, model: type[Model], error: type[WorkspanError]) -> Model:
         raise error(f"{path}{line}: {getattr(problem, 'problem', None) or 'not valid YAML'}") from problem
     if root is None or not isinstance(data, dict):
         raise error(f"{path}: not a mapping; give it the keys {', '.join(model.model_fields)}")
-    problems = [*loader.problems, *_invalid(data, model, root)]
+    problems = loader.problems
+    try:
+        found = model.model_validate(data)
+    except ValidationError as invalid:
+        problems += [
+            (_line(_find(root, e["loc"])), _explain(model, e["loc"], e["type"], e["msg"])) for e in invalid.errors()
+        ]
     if problems:
         raise error(f"{path}: {'; '.join(f'line {line}: {text}' for line, text in sorted(problems))}")
-    return model.model_validate(data)
-
-
-def _invalid(data: Any, model: type[BaseModel], root: yaml.Node) -> Iterator[tuple[int, str]]:
-    try:
-        model.model_validate(data)
-    except ValidationError as error:
-        for e in error.errors():
-            yield _line(_find(root, e["loc"])), _explain(model, e["loc"], e["type"], e["msg"])
+    return found
 
 
 def _explain(model: type[BaseModel], place: Place, kind: str, message: str) -> str:

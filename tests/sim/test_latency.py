@@ -38,6 +38,15 @@ def test_the_digest_changes_with_every_number(tmp_path):
     assert one.digest == load(tmp_path, GOOD).digest != other.digest
 
 
+def test_a_changed_copy_keeps_nothing_of_what_followed_from_the_old_values(tmp_path):
+    profile = load(tmp_path, GOOD.replace("512,", "512, cudagraph_capture_sizes: default,"))
+    before = profile.digest, profile.engine.graph_sizes, profile.engine.exempts_lone_prefill
+    engine = profile.engine.model_copy(update={"max_num_seqs": 3, "vllm_version": "0.26.0"})
+    changed = profile.model_copy(update={"engine": engine})
+    assert (changed.digest != before[0], engine.graph_sizes, engine.exempts_lone_prefill) == (True, (1, 2, 4), False)
+    assert before[1:] == ((1, 2, 4, 8, 16), True)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

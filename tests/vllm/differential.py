@@ -4,8 +4,7 @@ Needs an environment in which vLLM can be imported; no GPU, model or server. Eac
 (budget, slots, blocks, chunking, watermark, reservation, policy, synchronous or asynchronous) and requests with
 shared prefixes, repeated conversations and earlier answers in later prompts. Both schedulers are driven as
 ``EngineCore.step`` or ``step_with_batch_queue`` would, and compared after every call: the ordered rows (request,
-tokens, tokens computed before), preemptions, finishes and how often each
-was preempted, free blocks.
+tokens, tokens computed before), preemptions, finishes and how often each was preempted, free blocks.
 
     python tests/vllm/differential.py --workloads 2000
 """
