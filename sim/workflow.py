@@ -18,6 +18,10 @@ EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 MAX_TOOL_S = 1e7
 #: Characters. A longer name is a text that got into the wrong place.
 MAX_NAME = 1000
+#: How ids of segments begin whose text was not recorded: their lengths are estimates.
+UNKNOWN = "unknown:"
+#: The name of a tool that is no tool but the recorded time the client took between two calls.
+CLIENT = "client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,11 @@ class Segment:
 
     segment_id: str
     num_tokens: int
+
+    @property
+    def is_unknown(self) -> bool:
+        """Its text was not recorded; its length is an estimate."""
+        return self.segment_id.startswith(UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +74,26 @@ class Edge:
     """``child`` cannot start before ``parent`` has finished; ``kind`` says on what evidence.
 
     recorded: log order. visible: the parent's output is in the child's prompt. control: a barrier or
-    a test between them. assumed: a rule not proven for this trace.
+    a test between them. assumed: a rule not proven for this trace. ``used`` is false where the child's prompt
+    was seen and the parent's text is not in it, so that only the framework's rule lets it wait.
     """
 
     parent: str
     child: str
     kind: EdgeKind
+    used: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """What only an engine may know: output tokens of each call, seconds of each tool (None: unknown)."""
+    """What only an engine may know: output tokens of each call, seconds of each tool (None: unknown).
+
+    ``times``: when a node began and ended in the recorded run, in seconds from the run's begin, where that is known.
+    """
 
     output_tokens: Mapping[str, int]
     tool_s: Mapping[str, float | None]
+    times: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,7 @@ class Workflow:
         self._check_nodes()
         self._check_edges()
         self._check_lengths()
+        self._check_times()
         assert len(self.order) == len(self.nodes)
 
     @cached_property
@@ -274,8 +290,17 @@ class Workflow:
                         f"workflow {self.id}: call {call.id!r}, segment {segment.segment_id!r} has "
                         f"{segment.num_tokens} tokens{elsewhere}; give it one length of at least 1"
                     )
+
+    def _check_times(self) -> None:
         for tool, seconds in self.tape.tool_s.items():
             if seconds is not None and not 0 <= seconds <= MAX_TOOL_S:
                 raise WorkflowError(
                     f"workflow {self.id}: tool {tool!r} must take 0 to {MAX_TOOL_S:g} s; correct it, or give null"
+                )
+        known = {node.id for node in self.nodes}
+        for node, (began, ended) in self.tape.times.items():
+            if node not in known or not 0 <= began <= ended <= MAX_TOOL_S:
+                raise WorkflowError(
+                    f"workflow {self.id}: the recorded time of {node!r} must be that of a node, from its begin to its"
+                    f" end within 0 to {MAX_TOOL_S:g} s; correct it, or leave it out"
                 )

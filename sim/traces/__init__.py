@@ -2,7 +2,8 @@
 
 A format is a module with ``looks_like(document) -> bool`` and
 ``load(document, options) -> Iterator[Workflow | Skipped]``. It yields `Skipped` for a record it cannot use
-and raises TraceError where nothing of the document can be read.
+and raises TraceError where nothing of the document can be read. If its documents tell of runs that other documents
+record, it also has ``about(document) -> Iterator[About]``, which is asked of all documents before any is loaded.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import json
 import os
 import pkgutil
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -47,6 +49,11 @@ class Document:
         except (ValueError, RecursionError):
             return None
 
+    @cached_property
+    def lines(self) -> list[str]:
+        """The text's lines, parted at line feeds only: a recorded text may contain any other line break."""
+        return self.text.split("\n")
+
     @property
     def name(self) -> str:
         """The last two parts of the path, without ending: stable, and no path of a machine in it."""
@@ -67,11 +74,25 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a document tells of a run that another one records: the task's text, failure labels."""
+
+    framework: str
+    run: str
+    problem: str = ""
+    labels: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """``hidden_calls`` adds LLM calls that the run made but its log does not show."""
+    """``hidden_calls`` adds LLM calls that the run made but its log does not show.
+
+    ``about``: what other documents tell, by framework and name of the run.
+    """
 
     tokenizer: Tokenizer = ESTIMATED
     hidden_calls: bool = False
+    about: Mapping[tuple[str, str], About] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +105,22 @@ class Skipped:
 
 @dataclass(slots=True)
 class LoadReport:
-    """What was read and what was not: documents = those that gave workflows + those skipped whole."""
+    """What was read and what was not: documents = those that gave workflows + those skipped + ``about``.
+
+    ``about`` counts the documents that only tell of runs in others.
+    """
 
     documents: int = 0
+    about: int = 0
     workflows: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
 
     def line(self) -> str:
         """One line for people."""
         read = ", ".join(f"{count} {name}" for name, count in sorted(self.workflows.items())) or "none"
-        return f"{self.documents} documents: {self.workflows.total()} workflows ({read}), {len(self.skipped)} skipped"
+        about = f", {self.about} that only describe others" if self.about else ""
+        skipped = f"{len(self.skipped)} skipped"
+        return f"{self.documents} documents: {self.workflows.total()} workflows ({read}){about}, {skipped}"
 
 
 def formats() -> dict[str, ModuleType]:
@@ -112,17 +139,26 @@ def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> t
             raise TraceError(f"{path or 'an empty name'}: no such file or folder; check its name")
     workflows: dict[str, Workflow] = {}
     report = LoadReport()
-    for path in map(Path, places):
-        for document in _documents(path, report):
-            report.documents += 1
-            for item in load_document(document, options):
-                if isinstance(item, Workflow) and item.id in workflows:
-                    item = Skipped(document.where, f"workflow {item.id} was already read")
-                if isinstance(item, Skipped):
-                    report.skipped.append(item)
-                else:
-                    workflows[item.id] = item
-                    report.workflows[item.framework] += 1
+    documents = deque(document for path in map(Path, places) for document in _documents(path, report))
+    options = replace(options, about={**options.about, **_about(documents)})
+    seen: dict[str, str] = {}
+    while documents:  # none is kept once it is read
+        document = documents.popleft()
+        report.documents += 1
+        first = seen.setdefault(segment_id(document.text), document.where)
+        if first != document.where:
+            report.skipped.append(Skipped(document.where, f"the same, byte for byte, as {first}"))
+            continue
+        before = len(report.skipped), len(workflows)
+        for item in load_document(document, options):
+            if isinstance(item, Workflow) and item.id in workflows:
+                item = Skipped(document.where, f"workflow {item.id} was already read")
+            if isinstance(item, Skipped):
+                report.skipped.append(item)
+            else:
+                workflows[item.id] = item
+                report.workflows[item.framework] += 1
+        report.about += before == (len(report.skipped), len(workflows))
     if not workflows:
         raise TraceError(_nothing(report, places))
     return list(workflows.values()), report
@@ -138,6 +174,21 @@ def load_document(document: Document, options: LoadOptions) -> Iterator[Workflow
         yield from loader.load(document, options)
     except (TraceError, WorkflowError) as error:
         yield Skipped(document.where, str(error))
+
+
+def _about(documents: Iterable[Document]) -> dict[tuple[str, str], About]:
+    """What the documents tell of runs in others. What cannot be read is reported when the document is loaded."""
+    found: dict[tuple[str, str], About] = {}
+    for document in documents:
+        module = _loader(document)
+        if module is None or not hasattr(module, "about"):
+            continue
+        with suppress(TraceError):
+            for item in module.about(document):
+                key = item.framework, item.run
+                known = found.get(key, item)
+                found[key] = replace(item, problem=known.problem or item.problem, labels=known.labels or item.labels)
+    return found
 
 
 def text_of(path: Path) -> str:

@@ -143,7 +143,7 @@ def _view(turns: list[Turn], reader: str, tokenizer: Tokenizer) -> tuple[Segment
     messages = (
         Message("assistant", text) if name == reader else Message("user", text, name) for name, text in (*first, *rest)
     )
-    return unknown_system(FRAMEWORK, reader), *prompt(messages, tokenizer)
+    return (*unknown_system(FRAMEWORK, reader), *prompt(messages, tokenizer))
 
 
 def _select(turns: list[Turn], speaker: str, recorder: Recorder) -> None:

@@ -86,7 +86,7 @@ def _node(number: int, node: Any) -> tuple[str, str, str]:
 def _step(kind: str, agent: str, text: str, contexts: dict[str, list[Message]], recorder: Recorder) -> None:
     history = contexts.setdefault(agent, []) if kind in ("agent_response", "agent_message") else []
     if kind == "agent_response":
-        segments = unknown_system(FRAMEWORK, agent), *prompt(history, recorder.tokenizer)
+        segments = (*unknown_system(FRAMEWORK, agent), *prompt(history, recorder.tokenizer))
         recorder.chain(recorder.call(agent, segments, text))
         history.append(Message("assistant", text))
     elif kind == "agent_entry":

@@ -200,7 +200,7 @@ def test_a_row_without_a_files_name_is_counted_as_skipped(tmp_path):
 
 
 def test_logs_that_begin_with_a_bracket_are_not_called_broken_json(tmp_path):
-    rows = [{"path": name, "text": "[2025-27-07 INFO] ..."} for name in ("chat.log", "chat.json")]
+    rows = [{"path": name, "text": f"[2025-27-07 INFO] {name}"} for name in ("chat.log", "chat.json")]
     done = workspan("traces", "ls", collection(tmp_path / "c.jsonl", *rows, {"path": "a.json", "text": ag2(*PAIR)}))
     assert "chat.log: no format that workspan reads" in done.stderr
     assert "chat.json: broken JSON" in done.stderr

@@ -131,8 +131,8 @@ def test_the_manager_speaks_only_once():
 
 
 def test_labels_are_kept():
-    assert run(*PAIR, note={"options": {"Derailing": "yes", "Other": "no"}}).labels == {
-        "Derailing": True,
+    assert run(*PAIR, note={"options": {"Derailing from task objectives": "yes", "Other": "no"}}).labels == {
+        "2.3": True,
         "Other": False,
     }
 

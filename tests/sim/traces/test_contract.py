@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,50 +12,26 @@ from strategies import workflows
 from sim.traces import Document, LoadOptions, Skipped, formats, jsonl, load_document
 from sim.workflow import Workflow
 
-MESSAGES = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}]
-WORKFLOW = {
-    "id": "w",
-    "framework": "Test",
-    "task": "t",
-    "nodes": [
-        {"call": "a", "agent": "x", "prompt": [["s", 5]], "answer": "A", "output_tokens": 2},
-        {"tool": "t", "name": "python", "duration_s": 1.5},
-    ],
-    "edges": [["a", "t", "visible"]],
-}
-#: One document per format, as data; a new format adds its own.
-EXAMPLES = {
-    "ag2": {
-        "instance_id": "id",
-        "other_data": {"correct": False},
-        "trajectory": [
-            {"role": "assistant", "name": "mathproxyagent", "content": ["a problem"]},
-            {"role": "user", "name": "assistant", "content": ["an answer"]},
-        ],
-    },
-    "appworld_dag": {
-        "metadata": {"task_id": "t_1", "task_description": "do it"},
-        "nodes": [{"type": "agent_response", "agent": "Supervisor", "content": "Response\n    print(1)"}],
-        "edges": [],
-    },
-    "jsonl": [{"format": "workspan-workflows", "version": 1, "origin": "test"}, WORKFLOW],
-    "peer_review": {"instance_id": "id", "trajectory": {"0": MESSAGES, "1": MESSAGES}},
-}
+#: One document per format, named after it: a new format adds its own, with at least one workflow in it.
+EXAMPLES = {path.stem: path for path in sorted((Path(__file__).parent / "examples").iterdir())}
 FORMATS = sorted(formats())
 
 
-def text_of(name, data):
-    lines = data if name == "jsonl" and isinstance(data, list) else [data]
-    return "\n".join(json.dumps(line) for line in lines)
+def text_of(name):
+    return EXAMPLES[name].read_text(encoding="utf-8")
 
 
 def load(text):
-    return list(load_document(Document("file.json", text), LoadOptions()))
+    return list(load_document(Document("folder/file.json", text), LoadOptions()))
+
+
+def test_every_format_has_an_example():
+    assert sorted(EXAMPLES) == FORMATS
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_knows_its_own_example_and_no_other(name):
-    documents = {other: Document("file", text_of(other, example)) for other, example in EXAMPLES.items()}
+    documents = {other: Document("file", text_of(other)) for other in EXAMPLES}
     assert [other for other, document in documents.items() if formats()[name].looks_like(document)] == [name]
 
 
@@ -66,11 +43,11 @@ def test_a_format_does_not_claim_what_it_cannot_read(name, text):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_loading_twice_gives_the_same_and_our_own_form_gives_it_back(name):
-    text = text_of(name, EXAMPLES[name])
-    (workflow,) = load(text)
-    assert [workflow] == load(text)
-    assert isinstance(workflow, Workflow)
-    assert load("".join(jsonl.dump([workflow], {"origin": "test"}))) == [workflow]
+    read = load(text_of(name))
+    assert read == load(text_of(name))
+    assert read
+    assert all(isinstance(item, Workflow) for item in read)
+    assert load("".join(jsonl.dump(read, {"origin": "test"}))) == read
 
 
 @given(workflows())
@@ -103,23 +80,62 @@ def damaged(draw, data):
         return data
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_a_damaged_document_gives_workflows_or_reasons_and_never_an_error(name, data):
-    text = text_of(name, data.draw(damaged(EXAMPLES[name])))
+@st.composite
+def tattered(draw, text):
+    """The text with pieces lost, doubled, moved, or turned into what no log has."""
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(text)))
+        end = draw(st.integers(start, min(len(text), start + 80)))
+        piece, lines = text[start:end], text.split("\n")
+        text = draw(
+            st.sampled_from(
+                [
+                    text[:start],
+                    text[:start] + text[end:],
+                    text[:end] + piece + text[end:],
+                    text[:start] + "\x00\ufffd\u2028\r" + text[end:],
+                    text[:start] + "x" * 20_000 + text[end:],
+                    "\n".join(draw(st.permutations(lines))),
+                    "\n".join(reversed(lines)),
+                    text.replace("\n", "\r\n"),
+                ]
+            )
+        )
+    return text
+
+
+def check(text):
+    """A damaged document gives something, and no error; what it gives can be kept."""
     items = load(text)
     assert items
-    assert all(isinstance(item, Workflow | Skipped) for item in items)
+    assert all(isinstance(item, Workflow) or (isinstance(item, Skipped) and item.reason) for item in items)
     read = [item for item in items if isinstance(item, Workflow)]
     assert not read or load("".join(jsonl.dump(read, {})).encode().decode()) == read
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if EXAMPLES[name].suffix in (".json", ".jsonl")])
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_damaged_json_gives_workflows_or_reasons_and_never_an_error(name, data):
+    if EXAMPLES[name].suffix == ".json":
+        check(json.dumps(data.draw(damaged(json.loads(text_of(name))))))
+    else:
+        lines = [json.loads(line) for line in text_of(name).splitlines()]
+        check("\n".join(map(json.dumps, data.draw(damaged(lines)))))
+
+
 @pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_tattered_text_gives_workflows_or_reasons_and_never_an_error(name, data):
+    check(data.draw(tattered(text_of(name))))
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if EXAMPLES[name].suffix == ".json"])
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_a_document_cut_anywhere_gives_reasons(name, data):
-    text = text_of(name, EXAMPLES[name])
+def test_json_cut_anywhere_gives_reasons(name, data):
+    text = text_of(name).rstrip()
     items = load(text[: data.draw(st.integers(0, len(text) - 1))])
     assert items
     assert all(isinstance(item, Skipped) and item.reason for item in items)

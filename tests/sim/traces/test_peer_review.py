@@ -61,8 +61,10 @@ def test_a_long_answer_is_read_wherever_it_stands():
 
 
 def test_labels_are_kept():
-    workflow = debate({"0": talk("question", "answer")}, note={"options": {"Derailing": "yes", "Other": "no"}})
-    assert workflow.labels == {"Derailing": True, "Other": False}
+    workflow = debate(
+        {"0": talk("question", "answer")}, note={"options": {"Derailing from task objectives": "yes", "Other": "no"}}
+    )
+    assert workflow.labels == {"2.3": True, "Other": False}
 
 
 @pytest.mark.parametrize(
