@@ -24,7 +24,12 @@ class Bound:
 
 
 def span_s(workflow: Workflow, profile: Profile) -> float:
-    """Seconds of the longest path, each call at batch 1 with every reusable prefix cached, tools included.
+    """Seconds of the longest path, each node at its best-case time."""
+    return workflow.span(least_times_s(workflow, profile))
+
+
+def least_times_s(workflow: Workflow, profile: Profile) -> Mapping[str, float]:
+    """Node id -> its best-case time: a call at batch 1 with every reusable prefix cached, a tool its duration.
 
     Tools of unknown duration count as 0 s, as in the simulation.
     """
@@ -33,7 +38,7 @@ def span_s(workflow: Workflow, profile: Profile) -> float:
     for call in workflow.calls:
         output = workflow.tape.output_tokens[call.id]
         seconds[call.id] = least_s(clock, call.num_prompt_tokens, cached[call.id], output)
-    return workflow.span(seconds)
+    return seconds
 
 
 def least_s(clock: StepClock, prompt_tokens: int, cached_tokens: int, output_tokens: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sim import __version__
 from sim.bounds import Bound, span_s
+from sim.choices import DEFAULT, Choices, unknown_tokens
 from sim.errors import BoundError, PolicyError, RunError
 from sim.latency import Profile
 from sim.load import Alone, Load, generator
@@ -37,6 +38,7 @@ class Comparison:
     seed: int
     runs: Mapping[str, RunResult]
     bounds: Mapping[str, Bound]
+    choices: Choices = DEFAULT
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain data, with their provenance."""
@@ -58,6 +60,7 @@ class Comparison:
             "workflows": len(self.workflows),
             "workflows_digest": digest(self.workflows),
             "tokenizers": sorted({workflow.tokenizer for workflow in self.workflows}),
+            **self.choices.to_json(),
             "load": str(self.load),
             "policies": list(self.policies),
             "baseline": self.baseline,
@@ -154,8 +157,9 @@ def compare(
     profile: Profile,
     load: Load,
     seed: int,
+    choices: Choices = DEFAULT,
 ) -> Comparison:
-    """Run every policy on the same workflows and arrivals.
+    """Run every policy on the same workflows and arrivals; ``choices`` says how the workflows were made.
 
     Raises RunError where no workflow can finish on the engine, BoundError where a result cannot be true.
     """
@@ -169,7 +173,7 @@ def compare(
         for workflow in workflows
         if workflow.id in works
     }
-    comparison = Comparison(workflows, policies, baseline, profile, load, seed, runs, bounds)
+    comparison = Comparison(workflows, policies, baseline, profile, load, seed, runs, bounds, choices)
     comparison.check_bound()
     return comparison
 
@@ -188,6 +192,14 @@ def _check_fit(workflows: Sequence[Workflow], profile: Profile) -> None:
 def digest(workflows: Sequence[Workflow]) -> str:
     """Twelve hexadecimal digits that change whenever a workflow does."""
     return hashlib.sha256("".join(jsonl.dump(workflows, {})).encode()).hexdigest()[:12]
+
+
+def unknown_shares(workflows: Sequence[Workflow]) -> tuple[float, float]:
+    """Which share of all prompt tokens, and of all output tokens, are estimates of what was not recorded."""
+    unknown = [unknown_tokens(workflow) for workflow in workflows]
+    prompts = sum(call.num_prompt_tokens for workflow in workflows for call in workflow.calls)
+    outputs = sum(sum(workflow.tape.output_tokens.values()) for workflow in workflows)
+    return sum(one for one, _ in unknown) / prompts, sum(one for _, one in unknown) / outputs
 
 
 def unknown_tools(workflows: Sequence[Workflow]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 #: Colour-blind safe (Okabe and Ito 2008), and of different lightness in grey print.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _DARK = "0.25"
 
 
@@ -25,7 +25,7 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
     height = 0.62 / len(shown)
     for index, name in enumerate(shown):
         places = [row + (index - (len(shown) - 1) / 2) * height for row in range(len(frameworks))]
-        _bars(ax, places, height, rows[name], bounds, name, _COLOURS[index % len(_COLOURS)])
+        _bars(ax, places, height, rows[name], bounds, name, COLOURS[index % len(COLOURS)])
     for row, value in enumerate(bounds):
         if value:
             _bound(ax, row, value)

@@ -9,7 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sim.compare import Comparison, unknown_tools
+from sim.choices import Choices
+from sim.compare import Comparison, unknown_shares, unknown_tools
+from sim.failures import title
+from sim.latency import Profile
 from sim.load import Alone
 from sim.tokens import estimated
 
@@ -83,7 +86,7 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
 
 
 def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
-    lines = [""]
+    lines = ["", f"{str(comparison.choices).capitalize()}."]
     if not isinstance(comparison.load, Alone) and policies[comparison.baseline]["bound"] is not None:
         lines.append("Under load a speed-up can exceed the bound, which holds for a workflow alone on the server.")
     everything = len(comparison.workflows)
@@ -104,6 +107,11 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     tools = sum(len(workflow.tools) for workflow in comparison.workflows)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")
+    prompts, outputs = unknown_shares(comparison.workflows)
+    if prompts or outputs:
+        lines.append(
+            f"Not recorded and estimated: {prompts:.1%} of the prompt tokens, {outputs:.1%} of the output tokens."
+        )
     if number := estimated(comparison.workflows):
         lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
     return lines
@@ -140,3 +148,51 @@ def _percentiles(values: dict[str, float | None]) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+_STATS: tuple[tuple[str, Cell], ...] = (
+    ("workflows", lambda g: f"{g['workflows']:,}"),
+    ("calls", lambda g: f"{g['calls']['sum']:,}"),
+    ("  of a workflow: p50 / p95 / max", lambda g: _quantiles(g["calls"])),
+    ("prompt tokens", lambda g: f"{g['prompt_tokens']['sum']:,}"),
+    ("  of a call: p50 / p95 / max", lambda g: _quantiles(g["prompt_tokens"])),
+    ("  estimated, not recorded", lambda g: _share(g["unknown_prompt_share"])),
+    ("output tokens", lambda g: f"{g['output_tokens']['sum']:,}"),
+    ("  of a call: p50 / p95 / max", lambda g: _quantiles(g["output_tokens"])),
+    ("  estimated, not recorded", lambda g: _share(g["unknown_output_share"])),
+    ("prefix reuse within a workflow", lambda g: _share(g["prefix_reuse"])),
+    ("tool runs", lambda g: f"{g['tools']['sum']:,}"),
+    ("  of a workflow: p50 / p95 / max", lambda g: _quantiles(g["tools"])),
+    ("  of unknown duration", lambda g: f"{g['tools_of_unknown_duration']:,}"),
+    ("tool time / client time, s", lambda g: f"{g['tool_s']:,.0f} / {g['client_s']:,.0f}"),
+    ("work / span, calls: recorded", lambda g: f"{g['work_span']['recorded']['calls']:.2f}"),
+    ("  visible", lambda g: f"{g['work_span']['visible']['calls']:.2f}"),
+    ("  flow", lambda g: f"{g['work_span']['flow']['calls']:.2f}"),
+    ("work / span, seconds: recorded", lambda g: f"{g['work_span']['recorded']['seconds']:.2f}"),
+    ("  visible", lambda g: f"{g['work_span']['visible']['seconds']:.2f}"),
+    ("  flow", lambda g: f"{g['work_span']['flow']['seconds']:.2f}"),
+    ("succeeded / failed / unknown", lambda g: " / ".join(f"{g['success'][k]:,}" for k in ("true", "false", "none"))),
+    ("labelled by annotators", lambda g: f"{g['labelled']:,}"),
+)
+
+
+def print_stats(groups: dict[str, dict[str, Any]], profile: Profile, choices: Choices) -> None:
+    """The table of `sim.stats.stats`, and how often each failure mode was seen."""
+    out = console()
+    table = _table("", groups)
+    for name, cell in _STATS:
+        table.add_row(name, *map(cell, groups.values()))
+    out.print(table)
+    modes = {mode: None for group in groups.values() for mode in group["failure_modes"]}
+    if modes:
+        table = _table("\nfailure modes (workflows)", [f"\n{name}" for name in groups])
+        for mode in sorted(modes):
+            table.add_row(title(mode), *(str(group["failure_modes"].get(mode, "")) for group in groups.values()))
+        out.print(table)
+    out.print(f"\nSeconds: each call at batch size 1 with every reusable prefix cached, on {profile.name}.")
+    out.print(f"Parts not recorded: {choices.unknown}; tool time: {choices.tools}.")
+    out.print(f"Tokens: {', '.join(sorted({name for group in groups.values() for name in group['tokenizers']}))}.")
+
+
+def _quantiles(values: dict[str, float]) -> str:
+    return " / ".join(f"{values[name]:,.0f}" for name in ("p50", "p95", "max"))

@@ -7,10 +7,13 @@ import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.compare import Comparison
 from sim.errors import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def check_free(output: Path | None) -> None:
@@ -35,10 +38,10 @@ def write(comparison: Comparison, output: Path) -> None:
     sessions = ({"policy": name, **session._asdict()} for name, run in runs for session in run.sessions)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        _write(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))
-        _write(output / "sessions.jsonl", _lines({"records": "sessions", **provenance}, sessions))
-        _write(output / "speedup.svg", _figure(comparison))
-        _write(output / "result.json", json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n")
+        write_whole(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))
+        write_whole(output / "sessions.jsonl", _lines({"records": "sessions", **provenance}, sessions))
+        write_whole(output / "speedup.svg", _figure(comparison))
+        write_whole(output / "result.json", json.dumps(comparison.to_json(), indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error.strerror}); name another folder") from error
 
@@ -47,17 +50,29 @@ def _lines(header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in (header, *rows))
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """The file with this text, never with a part of it."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.rename(path)
 
 
-def _figure(comparison: Comparison) -> str:
-    """The SVG's text, provenance included; without date and with fixed ids: the same result gives the same bytes."""
+def svg(figure: Figure, description: Any) -> str:
+    """The figure's SVG with a description; without date and with fixed ids: the same result gives the same bytes."""
     from io import StringIO
 
     import matplotlib as mpl
+
+    text = StringIO()
+    metadata = {"Date": None, "Description": json.dumps(description, separators=(",", ":"))}
+    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}), warnings.catch_warnings():
+        # The SVG names its letters, it does not draw them: that our font lacks one is no matter.
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(text, format="svg", metadata=metadata)
+    return text.getvalue()
+
+
+def _figure(comparison: Comparison) -> str:
     from matplotlib.figure import Figure
 
     from sim.plots import literal, speedup_by_framework
@@ -69,10 +84,4 @@ def _figure(comparison: Comparison) -> str:
     axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline, comparison.bound_name)
     axes.set_title(literal(f"{comparison.load}, {comparison.profile.name}"), loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    text = StringIO()
-    metadata = {"Date": None, "Description": json.dumps(result["provenance"], separators=(",", ":"))}
-    with mpl.rc_context({"svg.hashsalt": "workspan", "svg.fonttype": "none"}), warnings.catch_warnings():
-        # The SVG names its letters, it does not draw them: that our font lacks one is no matter.
-        warnings.filterwarnings("ignore", "Glyph")
-        figure.savefig(text, format="svg", metadata=metadata)
-    return text.getvalue()
+    return svg(figure, result["provenance"])

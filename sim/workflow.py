@@ -57,6 +57,11 @@ class Call:
         """Tokens of the whole prompt."""
         return sum(segment.num_tokens for segment in self.prompt)
 
+    @property
+    def answer_is_unknown(self) -> bool:
+        """What it generated was not recorded; its length is an estimate."""
+        return self.answer_id.startswith(UNKNOWN)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:

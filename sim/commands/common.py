@@ -4,29 +4,96 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import click
 
+from sim.choices import Choices
 from sim.data import embedded_path
-from sim.tokens import estimated
+from sim.tokens import ESTIMATED, estimated, tokenizer
+from sim.tool_time import parse_tool_times
 from sim.traces import LoadOptions, LoadReport, read
 from sim.traces.ag2 import HIDDEN_CALLS_ADDED
+from sim.views import VIEWS, View
 from sim.workflow import Workflow
 
 _SHOWN = 5
+DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
 
-hidden_calls_option = click.option(
-    "--hidden-calls",
-    is_flag=True,
-    help="Add LLM calls that the framework made but its log does not show (AG2's speaker selection), estimated.",
-)
+F = TypeVar("F", bound=Callable[..., Any])
+
 traces_argument: Callable[[Any], Any] = click.argument("traces", nargs=-1, type=click.Path())
+profile_option: Callable[[Any], Any] = click.option(
+    "--profile", default=DEFAULT_PROFILE, show_default=True, metavar="NAME", help="A profile, or a .yaml file."
+)
 
 
-def read_traces(paths: Sequence[str], hidden_calls: bool = False) -> list[Workflow]:
+def seed_option(what: str) -> Callable[[Any], Any]:
+    """A seed, for what it says."""
+    return click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help=what)
+
+
+def reading_options(function: F) -> Callable[..., Any]:
+    """Options of how traces are read; the command gets them as ``options: LoadOptions``."""
+
+    @click.option(
+        "--hidden-calls",
+        is_flag=True,
+        help="Add LLM calls that the framework made but its log does not show (AG2's speaker selection), estimated.",
+    )
+    @click.option(
+        "--tokenizer",
+        "tokenizer_at",
+        metavar="WHERE",
+        help="Count tokens with this tokenizer.json, or with the vLLM at this http:// address; else characters / 4.",
+    )
+    @wraps(function)
+    def wrapped(*args: Any, hidden_calls: bool, tokenizer_at: str | None, **kwargs: Any) -> Any:
+        counter = tokenizer(tokenizer_at) if tokenizer_at else ESTIMATED
+        return function(*args, options=LoadOptions(counter, hidden_calls), **kwargs)
+
+    return wrapped
+
+
+view_option: Callable[[Any], Any] = click.option(
+    "--view",
+    type=click.Choice(VIEWS),
+    default="visible",
+    show_default=True,
+    help="Dependencies: the log's order, what the framework waits for, or only what a prompt really reads.",
+)
+
+
+def choice_options(function: F) -> Callable[..., Any]:
+    """Options for what traces leave open; the command gets them, with its ``view``, as ``choices: Choices``."""
+
+    @click.option(
+        "--unknown-parts",
+        type=click.Choice(["estimated", "none"]),
+        default="estimated",
+        show_default=True,
+        help="Texts that were not recorded, such as system prompts: with estimated lengths, or left out.",
+    )
+    @click.option(
+        "--tool-time",
+        "tool_times",
+        multiple=True,
+        metavar="[TOOL=]RULE",
+        help="recorded (unknown counts as 0 s), none, or for unknown ones constant:S or lognormal:mean=S,sigma=X.",
+    )
+    @wraps(function)
+    def wrapped(
+        *args: Any, unknown_parts: str, tool_times: Sequence[str], view: View = "visible", **kwargs: Any
+    ) -> Any:
+        choices = Choices(view, unknown_parts == "estimated", parse_tool_times(tool_times))
+        return function(*args, choices=choices, **kwargs)
+
+    return wrapped
+
+
+def read_traces(paths: Sequence[str], options: LoadOptions) -> list[Workflow]:
     """The workflows of the paths, or the embedded ones; what was read and what was not goes to stderr."""
-    options = LoadOptions(hidden_calls=hidden_calls)
     workflows, report = read(paths or [embedded_path()], options)
     tell(report, workflows, options)
     return workflows

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from sim.commands.common import read_traces
-from sim.commands.run import DEFAULT_PROFILE, PROTOTYPE
+from sim.commands.common import DEFAULT_PROFILE, read_traces
+from sim.commands.run import PROTOTYPE
 from sim.compare import Comparison, compare, line_up
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions
 from sim.report import print_comparison
 from sim.results import check_free, write
+from sim.traces import LoadOptions
 
 _SESSIONS = 64
 
@@ -23,7 +24,7 @@ def command(output: Path | None) -> None:
     """Predict what three scheduling policies gain on recorded MAST workflows."""
     for load in (Alone(), ConcurrentSessions(_SESSIONS)):
         check_free(output and output / _folder(load))
-    workflows = read_traces(())
+    workflows = read_traces((), LoadOptions())
     profile = load_profile(DEFAULT_PROFILE)
     click.echo(
         f"Engine: {profile.model} on {profile.hardware}, vLLM {profile.engine.vllm_version}, fitted to a real run"

@@ -7,15 +7,24 @@ from pathlib import Path
 
 import click
 
-from sim.commands.common import hidden_calls_option, read_traces, traces_argument
+from sim.choices import Choices
+from sim.commands.common import (
+    choice_options,
+    profile_option,
+    read_traces,
+    reading_options,
+    seed_option,
+    traces_argument,
+    view_option,
+)
 from sim.compare import compare, line_up
 from sim.errors import RunError
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions, Load, SessionRate
 from sim.report import print_comparison
 from sim.results import check_free, write
+from sim.traces import LoadOptions
 
-DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
 PROTOTYPE = ("sequential", "level_barrier", "async")
 
 
@@ -26,15 +35,13 @@ PROTOTYPE = ("sequential", "level_barrier", "async")
 )
 @click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
-@click.option(
-    "--profile", default=DEFAULT_PROFILE, show_default=True, metavar="NAME", help="A profile, or a .yaml file."
-)
+@profile_option
 @click.option("--session-rate", type=float, metavar="R", help="Poisson arrivals, R workflows per second.")
 @click.option("--concurrent-sessions", type=int, metavar="N", help="Closed loop, N workflows at any time.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For order, arrivals, intervals."
-)
-@hidden_calls_option
+@seed_option("For order, arrivals, drawn tool times, intervals.")
+@view_option
+@choice_options
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option(
     "-o", "output", type=click.Path(path_type=Path), metavar="DIR", help="Write result, records and figure there."
@@ -48,7 +55,8 @@ def command(
     session_rate: float | None,
     concurrent_sessions: int | None,
     seed: int,
-    hidden_calls: bool,
+    choices: Choices,
+    options: LoadOptions,
     as_json: bool,
     output: Path | None,
 ) -> None:
@@ -68,9 +76,9 @@ def command(
     load = _load(session_rate, concurrent_sessions)
     check_free(output)
     settings = load_profile(profile)
-    workflows = read_traces(traces, hidden_calls)
+    workflows = choices.apply(read_traces(traces, options), seed)
     load = _possible(load, len(workflows))
-    comparison = compare(workflows, lineup, base, settings, load, seed)
+    comparison = compare(workflows, lineup, base, settings, load, seed, choices)
     if output:
         write(comparison, output)
         click.echo(f"wrote {output}/", err=True)

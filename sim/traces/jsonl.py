@@ -1,19 +1,27 @@
 """workspan's own form: JSON lines, the first a header, then one workflow each. Lossless both ways.
 
-Header ``{"format": "workspan-workflows", "version": 1, "origin": ..}``. A workflow::
+Header ``{"format": "workspan-workflows", "version": 2, "origin": ..}``. A workflow::
 
     {"id": .., "framework": .., "task": .., "nodes": [NODE, ..], "edges": [[parent, child, kind], ..],
      "tokenizer": .., "labels": {name: bool}, "success": bool or null, "notes": [..]}
 
-NODE in log order is ``{"call": id, "agent": .., "prompt": [[segment id, tokens], ..], "answer": segment id,
-"output_tokens": n}`` or ``{"tool": id, "name": .., "duration_s": seconds or null}``. The last four keys of
-a workflow may be missing; any other key that is unknown or missing is an error.
+NODE in log order is ``{"call": id, "agent": .., "prompt": [SEGMENT, ..], "answer": segment id, "output_tokens": n}`` or
+``{"tool": id, "name": .., "duration_s": seconds or null}``. SEGMENT is ``[segment id, tokens]``, or only the id where
+the workflow gave its length before. What may also be there, and is written where it says something:
+
+* ``"continues": [call id, n]`` of a call: its prompt begins with the first n segments of that earlier call's prompt;
+* ``"at": [began, ended]`` of a node: seconds of the recorded run;
+* a fourth item ``false`` of an edge: the parent's text is not in the child's prompt.
+
+The last four keys of a workflow may be missing; any other key that is unknown or missing is an error. Version 1 had
+none of the three, and every segment with its length.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from sim.errors import TraceError, WorkflowError, nearest
@@ -21,10 +29,13 @@ from sim.traces import BROKEN_JSON, Document, LoadOptions, Skipped
 from sim.workflow import Call, Edge, Node, Segment, Tape, Tool, Workflow
 
 FORMAT = "workspan-workflows"
-VERSION = 1
+VERSION = 2
 
 _CALL = {"call": str, "agent": str, "prompt": list, "answer": str, "output_tokens": int}
 _TOOL = {"tool": str, "name": str, "duration_s": (int, float, type(None))}
+_NODE_OPTIONAL = {"at": list}
+_CALL_OPTIONAL = {"continues": list, **_NODE_OPTIONAL}
+_SECONDS = (int, float)
 _WORKFLOW = {"id": str, "framework": str, "task": str, "nodes": list, "edges": list}
 _OPTIONAL = {"tokenizer": str, "labels": dict, "success": (bool, type(None)), "notes": list}
 
@@ -39,9 +50,9 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     del options  # token counts are in the file already
     header = _header(document)
     assert header is not None
-    if header.get("version") != VERSION:
+    if header.get("version") not in (1, VERSION):
         raise TraceError(
-            f"version {header.get('version')!r} of {FORMAT}; this workspan reads version {VERSION}; import it again"
+            f"version {header.get('version')!r} of {FORMAT}; this workspan reads 1 and {VERSION}; import it again"
         )
     lines = enumerate(document.text.split("\n")[1:], start=2)
     empty = True
@@ -71,33 +82,84 @@ def parse(data: Any) -> Workflow:
     """A workflow from its JSON form. Raises TraceError or WorkflowError with the node's name."""
     _check("workflow", data, _WORKFLOW, _OPTIONAL)
     where = f"workflow {data['id']}"
-    nodes, outputs, durations = [], {}, {}
-    for number, item in enumerate(data["nodes"]):
-        node: Node
-        if isinstance(item, dict) and "tool" in item:
-            _check(f"{where}, node {number}", item, _TOOL)
-            node = Tool(item["tool"], item["name"])
-            durations[node.id] = item["duration_s"]
-        else:
-            _check(f"{where}, node {number}", item, _CALL)
-            node = Call(item["call"], item["agent"], _segments(where, item), item["answer"])
-            outputs[node.id] = item["output_tokens"]
-        nodes.append(node)
+    reader = _Reader(where)
+    nodes = tuple(reader.node(number, item) for number, item in enumerate(data["nodes"]))
     _check_items(f"{where}, labels", data.get("labels", {}).items(), (str, bool))
     _check_items(f"{where}, notes", ((note,) for note in data.get("notes", [])), (str,))
-    _check_items(f"{where}, edges", data["edges"], (str, str, str))
     return Workflow(
         id=data["id"],
         framework=data["framework"],
         task=data["task"],
-        nodes=tuple(nodes),
-        edges=tuple(Edge(*edge) for edge in data["edges"]),
-        tape=Tape(outputs, durations),
+        nodes=nodes,
+        edges=tuple(_edge(where, edge) for edge in data["edges"]),
+        tape=Tape(reader.outputs, reader.durations, reader.times),
         tokenizer=data.get("tokenizer", "unknown"),
         labels=data.get("labels", {}),
         success=data.get("success"),
         notes=tuple(data.get("notes", [])),
     )
+
+
+class _Reader:
+    """Reads the nodes of one workflow; every segment is one object, however often it occurs."""
+
+    def __init__(self, where: str) -> None:
+        self.outputs: dict[str, int] = {}
+        self.durations: dict[str, float | None] = {}
+        self.times: dict[str, tuple[float, float]] = {}
+        self._where = where
+        self._prompts: dict[str, tuple[Segment, ...]] = {}
+        self._segments: dict[str, Segment] = {}
+
+    def node(self, number: int, item: Any) -> Node:
+        where = f"{self._where}, node {number}"
+        node: Node
+        if isinstance(item, dict) and "tool" in item:
+            _check(where, item, _TOOL, _NODE_OPTIONAL)
+            node = Tool(item["tool"], item["name"])
+            self.durations[node.id] = item["duration_s"]
+        else:
+            _check(where, item, _CALL, _CALL_OPTIONAL)
+            node = Call(item["call"], item["agent"], self._prompt(item), item["answer"])
+            self.outputs[node.id] = item["output_tokens"]
+            self._prompts[node.id] = node.prompt
+            self._segments.setdefault(node.answer_id, Segment(node.answer_id, item["output_tokens"]))
+        if "at" in item:
+            _check_items(f"{where}, at", [item["at"]], (_SECONDS, _SECONDS))
+            self.times[node.id] = item["at"][0], item["at"][1]
+        return node
+
+    def _prompt(self, item: dict[str, Any]) -> tuple[Segment, ...]:
+        where = f"{self._where}, prompt of {item['call']!r}"
+        return (*self._continued(where, item), *(self._segment(where, part) for part in item["prompt"]))
+
+    def _continued(self, where: str, item: dict[str, Any]) -> tuple[Segment, ...]:
+        if "continues" not in item:
+            return ()
+        _check_items(f"{where}, continues", [item["continues"]], (str, int))
+        call, number = item["continues"]
+        before = self._prompts.get(call, ())
+        if not 0 <= number <= len(before):
+            raise TraceError(f"{where} continues {number} segments of {call!r}, an earlier call has no so many")
+        return before[:number]
+
+    def _segment(self, where: str, part: Any) -> Segment:
+        if isinstance(part, str):
+            if part not in self._segments:
+                raise TraceError(f"{where}: segment {part!r} has no length before; give it as [id, tokens]")
+            return self._segments[part]
+        _check_items(where, [part], (str, int))
+        segment = Segment(*part)
+        known = self._segments.setdefault(segment.segment_id, segment)
+        return known if known == segment else segment
+
+
+def _edge(where: str, edge: Any) -> Edge:
+    if isinstance(edge, list) and len(edge) == 4:
+        _check_items(f"{where}, edges", [edge], (str, str, str, bool))
+        return Edge(*edge)
+    _check_items(f"{where}, edges", [edge], (str, str, str))
+    return Edge(*edge)
 
 
 def _header(document: Document) -> dict[str, Any] | None:
@@ -107,11 +169,6 @@ def _header(document: Document) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return header if isinstance(header, dict) and header.get("format") == FORMAT else None
-
-
-def _segments(where: str, item: dict[str, Any]) -> tuple[Segment, ...]:
-    _check_items(f"{where}, prompt of {item['call']!r}", item["prompt"], (str, int))
-    return tuple(Segment(*pair) for pair in item["prompt"])
 
 
 def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping[str, Any] = {}) -> None:
@@ -128,10 +185,11 @@ def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping
             raise TraceError(f"{where}: {key!r} is of the wrong type ({type(value).__name__})")
 
 
-def _check_items(where: str, items: Iterable[Any], kinds: tuple[type, ...]) -> None:
+def _check_items(where: str, items: Iterable[Any], kinds: tuple[Any, ...]) -> None:
     for item in items:
         if not (isinstance(item, list | tuple) and len(item) == len(kinds) and all(map(_is, item, kinds))):
-            raise TraceError(f"{where}: {item!r} should be of the form {[kind.__name__ for kind in kinds]}")
+            form = [getattr(kind, "__name__", "number") for kind in kinds]
+            raise TraceError(f"{where}: {item!r} should be of the form {form}")
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -141,12 +199,13 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _plain(workflow: Workflow) -> dict[str, Any]:
+    prompts = _Prompts()
     return {
         "id": workflow.id,
         "framework": workflow.framework,
         "task": workflow.task,
-        "nodes": [_plain_node(workflow, node) for node in workflow.nodes],
-        "edges": [[edge.parent, edge.child, edge.kind] for edge in workflow.edges],
+        "nodes": [_plain_node(workflow, node, prompts) for node in workflow.nodes],
+        "edges": [_plain_edge(edge) for edge in workflow.edges],
         "tokenizer": workflow.tokenizer,
         "labels": dict(workflow.labels),
         "success": workflow.success,
@@ -154,16 +213,49 @@ def _plain(workflow: Workflow) -> dict[str, Any]:
     }
 
 
-def _plain_node(workflow: Workflow, node: Node) -> dict[str, Any]:
+def _plain_edge(edge: Edge) -> list[Any]:
+    return [edge.parent, edge.child, edge.kind, *([] if edge.used else [False])]
+
+
+def _plain_node(workflow: Workflow, node: Node, prompts: _Prompts) -> dict[str, Any]:
+    times = workflow.tape.times.get(node.id)
+    at = {"at": list(times)} if times else {}
     if isinstance(node, Tool):
-        return {"tool": node.id, "name": node.name, "duration_s": workflow.tape.tool_s[node.id]}
-    return {
-        "call": node.id,
-        "agent": node.agent,
-        "prompt": [[segment.segment_id, segment.num_tokens] for segment in node.prompt],
-        "answer": node.answer_id,
-        "output_tokens": workflow.tape.output_tokens[node.id],
-    }
+        return {"tool": node.id, "name": node.name, "duration_s": workflow.tape.tool_s[node.id], **at}
+    tokens = workflow.tape.output_tokens[node.id]
+    return {"call": node.id, "agent": node.agent, **prompts.plain(node), "output_tokens": tokens, **at}
+
+
+class _Prompts:
+    """Prompts of one workflow, each written as what is new after the longest beginning that an earlier one had.
+
+    ``_tree``: a path of segments from the begin, numbered, -> its number and the first call whose prompt has it.
+    """
+
+    def __init__(self) -> None:
+        self._tree: dict[tuple[int, Segment], tuple[int, str]] = {}
+        self._known: set[str] = set()
+
+    def plain(self, call: Call) -> dict[str, Any]:
+        before, number = self._longest(call)
+        new = [self._segment(segment) for segment in islice(call.prompt, number, None)]
+        self._known.add(call.answer_id)
+        continues = {"continues": [before, number]} if number else {}
+        return {**continues, "prompt": new, "answer": call.answer_id}
+
+    def _longest(self, call: Call) -> tuple[str, int]:
+        path, before, number = 0, call.id, 0
+        for depth, segment in enumerate(call.prompt, start=1):
+            path, first = self._tree.setdefault((path, segment), (len(self._tree) + 1, call.id))
+            if first != call.id:
+                before, number = first, depth
+        return before, number
+
+    def _segment(self, segment: Segment) -> Any:
+        if segment.segment_id in self._known:
+            return segment.segment_id
+        self._known.add(segment.segment_id)
+        return [segment.segment_id, segment.num_tokens]
 
 
 def _line(data: Any) -> str:
