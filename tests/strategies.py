@@ -9,6 +9,8 @@ from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 POLICIES = ("sequential", "level_barrier", "async", "async:max_parallel=2")
 
+used = st.sampled_from([True, True, True, False])
+
 
 @st.composite
 def workflows(draw, name="w", max_nodes=8):
@@ -19,7 +21,7 @@ def workflows(draw, name="w", max_nodes=8):
     nodes, edges, durations = [], [], {}
     for i in range(size):
         parents = draw(st.sets(st.integers(0, i - 1), max_size=3)) if i else set()
-        edges += [Edge(f"n{parent}", f"n{i}", "visible") for parent in sorted(parents)]
+        edges += [Edge(f"n{parent}", f"n{i}", "visible", used=draw(used)) for parent in sorted(parents)]
         if is_tool[i]:
             nodes.append(Tool(f"n{i}", "tool"))
             durations[f"n{i}"] = draw(st.none() | st.floats(0, 2))
@@ -28,7 +30,8 @@ def workflows(draw, name="w", max_nodes=8):
         prompt = [Segment(f"shared-{tokens}", tokens) for tokens in lengths]
         prompt += [Segment(f"answer-n{p}", outputs[f"n{p}"]) for p in sorted(parents) if f"n{p}" in outputs]
         nodes.append(Call(f"n{i}", f"agent-{i % 2}", tuple(prompt), f"answer-n{i}"))
-    return Workflow(name, "drawn", "task", tuple(nodes), tuple(edges), Tape(outputs, durations))
+    times = {node.id: (0.0, draw(st.floats(0, 9))) for node in nodes if draw(used)} if draw(st.booleans()) else {}
+    return Workflow(name, "drawn", "task", tuple(nodes), tuple(edges), Tape(outputs, durations, times))
 
 
 seconds = st.floats(0, 1e-2) | st.sampled_from([0.0, 1.0])

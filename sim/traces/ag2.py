@@ -14,7 +14,7 @@ posed it. All problems of a setting begin with the same instructions, which ther
 manager's selections read the group's messages without the introductions.
 
 Dependencies: the prompt is the whole history, so every call waits for the event before it: a chain of visible edges.
-Not recorded: times, token counts, system prompts of the group chat.
+Not recorded: times, token counts, system prompts of the group chat (estimated).
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _PAIR = {"mathproxyagent", "assistant"}
 _MANAGER = "chat_manager"
 _CONTINUE = "Continue. Please keep solving the problem until you need to query."
 _SYSTEM = Message("system", "You are a helpful assistant.")
-# The two messages with which the manager asks who speaks next have some 120 tokens.
-_SELECTION = Segment("system:AG2:speaker selection", 120)
+# The two messages with which the manager asks who speaks next have some 120 tokens, template included.
+_SELECTION_TOKENS = 116
+# Each agent of the group chat has a system message of a few sentences; its length is a guess.
+_SYSTEM_TOKENS = 150
 
 _TOOL_RESULT = "exitcode:"
 _LEFT_OUT = (
@@ -44,7 +46,7 @@ _LEFT_OUT = (
     " (--hidden-calls adds them when the original files are read)"
 )
 HIDDEN_CALLS_ADDED = "AG2: the group chat's speaker-selection calls were not recorded and are estimated"
-_LOWER_BOUND = "AG2: system prompts of the group chat are not recorded, prompt tokens are lower bounds"
+_UNKNOWN_SYSTEM = f"AG2: the group chat's system prompts were not recorded (estimate: {_SYSTEM_TOKENS} tokens each)"
 
 Turn = tuple[str, str]
 
@@ -133,7 +135,7 @@ def _group_chat(turns: list[Turn], recorder: Recorder, hidden_calls: bool) -> tu
             recorder.chain(recorder.call(name, _view(turns[:index], name, recorder.tokenizer), text), kind)
     if hidden_calls and "SOLUTION_FOUND" in turns[-1][1]:
         _select(turns, turns[-1][0], recorder)
-    return (HIDDEN_CALLS_ADDED if hidden_calls else _LEFT_OUT), _LOWER_BOUND
+    return (HIDDEN_CALLS_ADDED if hidden_calls else _LEFT_OUT), _UNKNOWN_SYSTEM
 
 
 def _view(turns: list[Turn], reader: str, tokenizer: Tokenizer) -> tuple[Segment, ...]:
@@ -143,13 +145,14 @@ def _view(turns: list[Turn], reader: str, tokenizer: Tokenizer) -> tuple[Segment
     messages = (
         Message("assistant", text) if name == reader else Message("user", text, name) for name, text in (*first, *rest)
     )
-    return (*unknown_system(FRAMEWORK, reader), *prompt(messages, tokenizer))
+    return (*unknown_system(FRAMEWORK, reader, _SYSTEM_TOKENS), *prompt(messages, tokenizer))
 
 
 def _select(turns: list[Turn], speaker: str, recorder: Recorder) -> None:
     """The unrecorded call that picks the next speaker: it reads what the agents said and answers with a name."""
     messages = (Message("user", text, name) for name, text in turns if name != _MANAGER)
-    recorder.chain(recorder.call(_MANAGER, (_SELECTION, *prompt(messages, recorder.tokenizer)), speaker))
+    system = unknown_system(FRAMEWORK, "speaker selection", _SELECTION_TOKENS)
+    recorder.chain(recorder.call(_MANAGER, (*system, *prompt(messages, recorder.tokenizer)), speaker))
 
 
 def _success(data: dict[str, Any]) -> bool | None:

@@ -115,10 +115,11 @@ def test_the_instructions_before_the_problem_are_a_segment_that_runs_share():
 def test_the_introductions_come_before_the_problem_except_for_the_one_who_posed_it():
     turns = (*GROUP[:2], ("Agent_Verifier", "a doubt"), ("Agent_Problem_Solver", "a plan"))
     verifier, solver = run(*turns).calls
-    assert [segment.num_tokens for segment in verifier.prompt[1:]] == [3, 2, 1, 6, 3]
-    assert [segment.num_tokens for segment in solver.prompt[1:]] == [6, 6, 6, 3]
+    assert [segment.num_tokens for segment in verifier.prompt] == [4, 150, 3, 2, 1, 6, 3]
+    assert [segment.num_tokens for segment in solver.prompt] == [4, 150, 6, 6, 6, 3]
     other_problem = run(("Agent_Verifier", "another one"), *turns[1:]).calls[1]
-    assert solver.prompt[:2] == other_problem.prompt[:2]
+    assert solver.prompt[:3] == other_problem.prompt[:3]
+    assert [segment.is_unknown for segment in solver.prompt] == [False, True, False, False, False, False]
 
 
 def test_the_managers_selection_does_not_read_its_introductions():

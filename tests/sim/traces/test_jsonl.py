@@ -1,0 +1,77 @@
+"""Our own form: what it writes, what it takes from people, and what it refuses."""
+
+import json
+
+import pytest
+
+from sim.traces import Document, LoadOptions, jsonl, load_document
+from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
+
+S, T = Segment("s", 10), Segment("t", 5)
+CALLS = (Call("a", "x", (S, T), "A"), Call("b", "x", (S, T, Segment("A", 3)), "B"), Call("c", "y", (S,), "C"))
+EDGES = (Edge("a", "b", "visible"), Edge("b", "u", "assumed", used=False))
+TAPE = Tape({"a": 3, "b": 4, "c": 1}, {"u": None}, {"a": (0.0, 1.5), "u": (2.0, 2.0)})
+WORKFLOW = Workflow("w", "Test", "task", (*CALLS, Tool("u", "python")), EDGES, TAPE)
+
+
+def lines(workflow):
+    return [json.loads(line) for line in jsonl.dump([workflow], {})]
+
+
+def read(workflow, version=2):
+    text = "\n".join(map(json.dumps, [{"format": "workspan-workflows", "version": version}, workflow]))
+    (item,) = load_document(Document("f.jsonl", text), LoadOptions())
+    return item
+
+
+def test_a_prompt_is_written_as_what_is_new_in_it_and_a_length_once():
+    nodes = lines(WORKFLOW)[1]["nodes"]
+    assert [node.get("continues") for node in nodes] == [None, ["a", 2], ["a", 1], None]
+    assert [node.get("prompt") for node in nodes] == [[["s", 10], ["t", 5]], ["A"], [], None]
+
+
+def test_times_and_unused_edges_are_written_where_there_are_any():
+    data = lines(WORKFLOW)[1]
+    assert [node.get("at") for node in data["nodes"]] == [[0.0, 1.5], None, None, [2.0, 2.0]]
+    assert data["edges"] == [["a", "b", "visible"], ["b", "u", "assumed", False]]
+    assert read(data) == WORKFLOW
+
+
+def test_every_segment_of_a_workflow_is_one_object():
+    calls = read(lines(WORKFLOW)[1]).calls
+    assert calls[0].prompt[0] is calls[2].prompt[0]
+
+
+def call(**changes):
+    return {"call": "a", "agent": "x", "prompt": [["s", 5]], "answer": "A", "output_tokens": 2, **changes}
+
+
+def workflow(*nodes, **changes):
+    return {"id": "w", "framework": "f", "task": "t", "nodes": list(nodes), "edges": [], **changes}
+
+
+def test_version_1_is_still_read():
+    assert read(workflow(call()), version=1).calls[0].prompt == (Segment("s", 5),)
+    assert "version 3" in read(workflow(call()), version=3).reason
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (workflow(call(prompt=["s"])), "segment 's' has no length before; give it as"),
+        (workflow(call(prompt=[["s", 5, 1]])), "should be of the form ['str', 'int']"),
+        (workflow(call(prompt=[["s", True]])), "should be of the form"),
+        (workflow(call(continues=["z", 1])), "continues 1 segments of 'z'"),
+        (workflow(call(), call(call="b", answer="B", continues=["a", 2])), "continues 2 segments of 'a'"),
+        (workflow(call(), call(call="b", answer="B", continues=["a", -1])), "continues -1 segments of 'a'"),
+        (workflow(call(continues=["a"])), "continues"),
+        (workflow(call(at=[1])), "at: [1] should be of the form"),
+        (workflow(call(at=[2, 1])), "the recorded time of 'a' must be"),
+        (workflow(call(at=[-1, 1])), "the recorded time of 'a' must be"),
+        (workflow(call(), edges=[["a", "a", "visible", 1]]), "edges"),
+        (workflow(call(when=3)), "unknown key 'when'"),
+        (workflow({"tool": "t", "name": "n", "duration_s": 1, "continues": ["a", 1]}), "unknown key 'continues'"),
+    ],
+)
+def test_what_is_wrong_is_named(data, problem):
+    assert problem in read(data).reason
