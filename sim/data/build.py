@@ -2,22 +2,24 @@
 
     python -m sim.data.build MAST_DIR
 
-MAST_DIR holds ``ag2_experiments.jsonl.gz``, ``peer_review.jsonl.gz`` and ``appworld/``, the original files of the
-repositories that the header of the result names. Only structure and token counts are kept; names of segments are
-hashes. Tokens are counted by tiktoken's cl100k_base, whose vocabulary is also in PyPI's litellm, so that nothing else
-is downloaded. The same files give the same bytes.
+MAST_DIR holds collections of original files (``*.jsonl.gz``, one file per line) of the repositories that the header of
+the result names, and ``appworld/``. Only structure, token counts, labels and times are kept; names of segments are
+hashes. Tokens are counted by tiktoken's cl100k_base, whose vocabulary is also in PyPI's litellm, so that nothing else is
+downloaded. Every run is there once: of two records of one run the first is kept. The same files give the same bytes.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
 import click
 
 from sim.cli import execute
+from sim.commands.common import tell
 from sim.data import embedded_path
 from sim.errors import TraceError
 from sim.tokens import Tokenizer, tiktoken
@@ -25,9 +27,10 @@ from sim.traces import LoadOptions, jsonl, read
 from sim.workflow import Workflow
 
 _ORIGIN = (
-    "structure and token counts, without any text, of runs in"
+    "structure, token counts, labels and times, without any text, of runs in"
     " multi-agent-systems-failure-taxonomy/MASFT @ 37d1ebd2ee18a812cfae64b0023697841c9d9837"
-    " (AG2/experiments/trajs_*_42, 42 of each of six settings; Multi-Agent-Peer-Review)"
+    " (AG2, HyperAgent, MetaGPT, MA-ToT, Multi-Agent-Peer-Review),"
+    " mert-cemri/openevolve-mast @ d84d53ae0b879b3eb7d1c8d20d4c10d13ea8fee9 (ChatDev)"
     " and rkat7/multi-agent-system-traces @ 33bd355a4ffb4fe380fa097136593629395ad207 (AppWorld aa8502b_1);"
     " made by python -m sim.data.build"
 )
@@ -37,16 +40,24 @@ _ORIGIN = (
 @click.argument("mast", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(mast: Path) -> None:
     """Write the embedded workflows anew."""
-    files = [mast / "ag2_experiments.jsonl.gz", mast / "peer_review.jsonl.gz", mast / "appworld" / "aa8502b_1_dag.json"]
-    workflows, report = read(files, LoadOptions(tokenizer=_cl100k()))
-    chosen = [workflow for workflow in workflows if _is_chosen(workflow)]
-    text = "".join(jsonl.dump(chosen, {"origin": _ORIGIN}))
-    embedded_path().write_bytes(gzip.compress(text.encode(), mtime=0))
-    click.echo(f"read {report.line()}; wrote {len(chosen)} workflows to {embedded_path()}")
+    options = LoadOptions(tokenizer=_cl100k())
+    workflows, report = read([mast], options)
+    tell(report, workflows, options)
+    once = _once(workflows)
+    data = gzip.compress("".join(jsonl.dump(once, {"origin": _ORIGIN})).encode(), mtime=0)
+    embedded_path().write_bytes(data)
+    click.echo(f"wrote {len(once)} workflows, {len(data):,} bytes, to {embedded_path()}")
 
 
-def _is_chosen(workflow: Workflow) -> bool:
-    return workflow.framework != "AG2" or workflow.id.split("/")[1].endswith("_42")
+def _once(workflows: Iterable[Workflow]) -> list[Workflow]:
+    """Without the runs that are there already under another name: the same agents said the same."""
+    seen: dict[object, Workflow] = {}
+    for workflow in workflows:
+        said = tuple((call.agent, call.answer_id, call.num_prompt_tokens) for call in workflow.calls)
+        first = seen.setdefault((workflow.framework, said), workflow)
+        if first is not workflow:
+            click.echo(f"left out {workflow.id}: the same run as {first.id}", err=True)
+    return list(seen.values())
 
 
 def _cl100k() -> Tokenizer:
