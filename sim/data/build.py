@@ -4,8 +4,8 @@
 
 MAST_DIR holds collections of original files (``*.jsonl.gz``, one file per line) of the repositories that the header of
 the result names, and ``appworld/``. Only structure, token counts, labels and times are kept; names of segments are
-hashes. Tokens are counted by tiktoken's cl100k_base, whose vocabulary is also in PyPI's litellm, so that nothing else is
-downloaded. Every run is there once: of two records of one run the first is kept. The same files give the same bytes.
+hashes. Tokens are counted by tiktoken's cl100k_base, whose vocabulary is also in PyPI's litellm, so that nothing else
+is downloaded. Every run is there once: of two records of one run the first is kept. The same files give the same bytes.
 """
 
 from __future__ import annotations

@@ -9,29 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
-WORKFLOW = {
-    "id": "w",
-    "framework": "Test",
-    "task": "t",
-    "nodes": [
-        {"call": "a", "agent": "x", "prompt": [["s", 50]], "answer": "A", "output_tokens": 20},
-        {"call": "b", "agent": "x", "prompt": [["s", 50], ["A", 20]], "answer": "B", "output_tokens": 20},
-        {"call": "c", "agent": "y", "prompt": [["s", 50], ["A", 20]], "answer": "C", "output_tokens": 20},
-    ],
-    "edges": [["a", "b", "visible"], ["a", "c", "visible"]],
-}
-HEADER = {"format": "workspan-workflows", "version": 1, "origin": "test"}
-
-
-def workspan(*arguments, **environment):
-    command = [sys.executable, "-m", "sim", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
-
-
-def jsonl(path, *workflows, header=HEADER):
-    path.write_text("".join(json.dumps(row) + "\n" for row in (header, *workflows)))
-    return path
+from commandline import HEADER, WORKFLOW, assert_one_line, jsonl, workspan
 
 
 @pytest.fixture
@@ -330,14 +308,6 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize(("arguments", "problem"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
 def test_a_bad_argument_is_one_line_and_exit_2(arguments, problem, traces):
     assert_one_line(workspan("run", traces, *arguments), problem)
-
-
-def assert_one_line(done, problem):
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert problem in lines[0]
 
 
 def test_a_speedup_above_work_over_span_is_reported_as_a_bug(traces, monkeypatch, capsys):

@@ -1,0 +1,98 @@
+"""`workspan traces` and the options of what traces leave open, as a user meets them."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+from commandline import WORKFLOW, assert_one_line, jsonl, workspan
+
+SYSTEM = ["unknown:system:x", 30]
+TOOL = {"tool": "t", "name": "python", "duration_s": None}
+OPEN = {
+    **WORKFLOW,
+    "nodes": [
+        {"call": "a", "agent": "x", "prompt": [SYSTEM, ["s", 50]], "answer": "A", "output_tokens": 20},
+        TOOL,
+        {"call": "b", "agent": "y", "prompt": [["s", 50]], "answer": "B", "output_tokens": 20},
+    ],
+    "edges": [["a", "t", "visible"], ["t", "b", "assumed", False]],
+    "labels": {"1.3": True},
+    "notes": ["something was not recorded"],
+}
+
+
+@pytest.fixture
+def traces(tmp_path):
+    return jsonl(tmp_path / "open.jsonl", OPEN, {**WORKFLOW, "id": "v", "framework": "Other"})
+
+
+def test_stats_count_every_framework_view_and_failure(traces):
+    done = workspan("traces", "stats", traces, "--json")
+    assert done.returncode == 0, done.stderr
+    groups = json.loads(done.stdout)["frameworks"]
+    assert list(groups) == ["Other", "Test", "all"]
+    spans = {view: value["calls"] for view, value in groups["Test"]["work_span"].items()}
+    assert spans == {"recorded": 1.0, "visible": 1.0, "flow": 2.0}
+    assert groups["Test"]["unknown_prompt_share"] == 30 / 130
+    assert groups["all"]["failure_modes"] == {"1.3": 1}
+    table = workspan("traces", "stats", traces).stdout
+    assert "1.3 step repetition" in table
+    assert "Parts not recorded: estimated; tool time: recorded." in table
+
+
+def test_stats_without_unknown_parts_are_a_lower_bound(traces):
+    done = workspan("traces", "stats", traces, "--json", "--unknown-parts", "none")
+    assert json.loads(done.stdout)["frameworks"]["Test"]["prompt_tokens"]["sum"] == 100
+
+
+def result(*arguments):
+    done = workspan("run", *arguments, "--policy", "sequential", "--policy", "async", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_was_chosen_decides_the_result_and_stands_in_it(traces):
+    plain = result(traces)
+    chosen = result(traces, "--view", "flow", "--unknown-parts", "none", "--tool-time", "python=constant:9")
+    assert plain["provenance"]["view"] == "visible"
+    assert plain["provenance"]["tools_of_unknown_duration_at_0_s"] == 1
+    assert plain["policies"]["async"]["by_framework"]["Test"]["speedup"] == pytest.approx(1)
+    made = {key: chosen["provenance"][key] for key in ("view", "unknown_parts", "tool_time")}
+    assert made == {"view": "flow", "unknown_parts": "none", "tool_time": "python=constant:9"}
+    assert chosen["provenance"]["tools_of_unknown_duration_at_0_s"] == 0
+    assert chosen["policies"]["async"]["by_framework"]["Test"]["speedup"] > 1
+    assert chosen["policies"]["sequential"]["makespan_s"] > 9 > plain["policies"]["sequential"]["makespan_s"]
+
+
+def test_the_table_says_what_was_chosen_and_how_much_is_estimated(traces):
+    table = workspan("run", traces, "--policy", "async", "--tool-time", "constant:1").stdout
+    assert "Dependencies: visible; parts not recorded: estimated; tool time: constant:1." in table
+    assert "Not recorded and estimated: 9.4% of the prompt tokens, 0.0% of the output tokens." in table
+
+
+def test_show_draws_a_picture_once(traces, tmp_path):
+    picture = tmp_path / "w.svg"
+    done = workspan("traces", "show", "w", traces, "--svg", picture)
+    assert done.returncode == 0, done.stderr
+    assert "labelled: 1.3 step repetition" in done.stdout
+    assert "t (assumed, not in the prompt)" in done.stdout
+    texts = " ".join(ElementTree.parse(picture).getroot().itertext())
+    assert "tool: python" in texts
+    assert "critical path" in texts
+    again = workspan("traces", "show", "w", traces, "--svg", picture)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--tool-time", "later"), "--tool-time later: give recorded, none"),
+        (("--view", "all"), "--view"),
+        (("--unknown-parts", "some"), "--unknown-parts"),
+        (("--tokenizer", "none.json"), "none.json"),
+        (("--tokenizer", "http://127.0.0.1:9"), "no vLLM answers"),
+    ],
+)
+def test_a_choice_that_is_none_is_one_line_and_exit_2(arguments, problem, traces):
+    assert_one_line(workspan("run", traces, "--policy", "async", *arguments), problem)
