@@ -48,9 +48,9 @@ _INTERNS = ("Navigator", "Editor", "Executor")
 # A quarter of the characters of the planner's (2,988) and the navigator's (7,412) system message in the framework's
 # repository, which may be of another version. The other interns' are assumed to be as long as the navigator's.
 _SYSTEM_TOKENS = {_PLANNER: 747, **dict.fromkeys(_INTERNS, 1853)}
-# A guess: 35 lines, the median of 2,312 pieces of files that agents of 340 runs asked for by line numbers, of 9 tokens
-# each, as the code in their messages has; and 4 for the message around them.
-_TOOL_OUTPUT_TOKENS = 320
+# A guess. Half of the tools open files: where they name the lines, the median is some 100 lines, of 9 tokens each as
+# the code in the agents' messages has. The others edit, list or run, and are taken to say little: 450 on average.
+_TOOL_OUTPUT_TOKENS = 450
 # The median of 117 known issues is 291 tokens; and 4 for the message around them.
 _ISSUE_TOKENS = 295
 

@@ -99,7 +99,7 @@ def test_everything_waits_for_what_came_before_it_and_only_a_tools_edge_is_prove
 
 
 def test_prompts_hold_what_each_agent_has_seen():
-    issue, look_there, look, output, found = 2 + 4, 2 + 4, 3 + 4, 320, 2 + 4
+    issue, look_there, look, output, found = 2 + 4, 2 + 4, 3 + 4, 450, 2 + 4
     system, planner, end = 4 + 1853, 4 + 747, 3
     it_is_there, fix, all_done_here = 3 + 4, 1 + 4, 3 + 4
     assert [call.num_prompt_tokens for call in one(*RUN).calls] == [
@@ -130,7 +130,7 @@ def test_a_new_delegation_restarts_the_inner_loop():
 
 def test_an_output_is_unknown_and_each_is_another_one_and_reads_the_same_in_the_summary():
     _, _, second, third, summary = one(RUN[0], LOOK, LOOK, FOUND, RUN[3]).calls
-    outputs = [[s.segment_id for s in call.prompt if s.num_tokens == 320] for call in (second, third, summary)]
+    outputs = [[s.segment_id for s in call.prompt if s.num_tokens == 450] for call in (second, third, summary)]
     assert [len(ids) for ids in outputs] == [1, 2, 2]
     assert outputs[1] == outputs[2]
     assert outputs[1][0] == outputs[0][0] != outputs[1][1]
@@ -158,7 +158,7 @@ def test_a_tool_ran_where_code_is_followed_by_another_inner_answer(intern, text,
 def test_without_what_was_not_recorded_the_prompt_holds_what_was():
     call = one(*RUN, problem="").calls[2]
     assert [segment.num_tokens for segment in recorded(call)] == [4, 2 + 4, 3, 3, 1, 3]
-    assert [segment.num_tokens for segment in call.prompt if segment.is_unknown] == [1853, 295, 320]
+    assert [segment.num_tokens for segment in call.prompt if segment.is_unknown] == [1853, 295, 450]
 
 
 def test_an_issue_that_is_not_known_is_the_same_in_all_runs_of_the_instance_and_noted():
