@@ -10,15 +10,17 @@ A log holds several runs. Each begins with lines "Initialized HyperAgent instanc
 tools", and then every record of the run is written k times in a row. One of each k is kept. A run without records and
 one that is the same as an earlier one are skipped. Labels are of a whole log, so a log of several runs keeps none.
 
-Certain: the calls and their answers. A planner's record is a call that hands the work to one intern (Navigator, Editor,
-Executor); each record of the intern's inner loop is a call; the Navigator's and the Executor's return to the planner is
-a call of a summariser (a smaller model), the Editor's return is its last inner answer. A tool ran where an inner
-answer with code (a block, and a tool's ``_run(`` in it unless it is the Executor's) is followed by another one.
+Certain: the planner's and the interns' answers, each a call, and their order. A planner's record hands the work to one
+intern (Navigator, Editor, Executor), whose inner loop and return to the planner come before the next plan.
 
-Assumed, after the framework: the planner sees the issue, its own answers and the returns; an intern sees the same from
-outside and then its own loop, which begins anew with each delegation; a summariser sees the delegation and the loop.
-The log proves that everything ran one after another, so the edges are a chain. A tool's edge is visible, as the code it
-runs stands in the answer before it; the others are assumed.
+Assumed, after the framework: the Navigator's and the Executor's return is a call of a summariser, a smaller model; the
+Editor's is its last inner answer and no call. A tool ran where an inner answer with code (a block, and a tool's
+``_run(`` unless it is the Executor's) is followed by another one. The planner sees the issue, its own answers and the
+returns; an intern sees the same from outside and then its own loop, which begins anew with each delegation; a
+summariser sees the delegation and the loop.
+
+Edges: a chain, as the log proves that everything ran one after another. A tool's edge is visible, as the code it runs
+stands in the answer before it; the others are assumed, as no prompt was recorded.
 
 Not recorded: the agents' system messages, outputs and times of tools, and without a JSON record the issue. Their
 lengths are estimates. Of the summarisers' instructions and of what an intern was told after an answer without code
