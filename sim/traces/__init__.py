@@ -187,7 +187,9 @@ def _about(documents: Iterable[Document]) -> dict[tuple[str, str], About]:
             for item in module.about(document):
                 key = item.framework, item.run
                 known = found.get(key, item)
-                found[key] = replace(item, problem=known.problem or item.problem, labels=known.labels or item.labels)
+                both = sorted({*known.labels, *item.labels})
+                labels = {name: known.labels.get(name, False) or item.labels.get(name, False) for name in both}
+                found[key] = replace(item, problem=known.problem or item.problem, labels=labels)
     return found
 
 
