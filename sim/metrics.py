@@ -84,9 +84,9 @@ def speedup(
     return float(base.sum() / new.sum()), (low, high)
 
 
-def ratio(part: float, whole: float) -> float | None:
-    """``part / whole``, or None where there is no whole."""
-    return part / whole if whole else None
+def ratio(part: float | None, whole: float | None) -> float | None:
+    """``part / whole``, or None where there is no whole or one is not known."""
+    return part / whole if whole and part is not None else None
 
 
 def count(names: Iterable[str]) -> dict[str, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
+
+N = TypeVar("N", int, float)
 
 Status = Literal["finished", "failed", "unfinished"]
 
@@ -25,7 +27,7 @@ class Record(NamedTuple):
     scheduled_s: float | None
     first_token_s: float | None
     finished_s: float | None
-    num_preemptions: int
+    num_preemptions: int | None
     status: Status
     reason: str = ""
 
@@ -51,21 +53,24 @@ class SessionRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What the engine did: steps, seconds in steps, rows and tokens summed over steps, preemptions."""
+    """What the engine did: steps, seconds in steps, rows and tokens summed over steps, preemptions.
 
-    num_steps: int = 0
-    busy_s: float = 0.0
-    num_rows: int = 0
-    num_tokens: int = 0
-    num_preemptions: int = 0
+    None where an engine does not tell.
+    """
+
+    num_steps: int | None = 0
+    busy_s: float | None = 0.0
+    num_rows: int | None = 0
+    num_tokens: int | None = 0
+    num_preemptions: int | None = 0
 
     def __add__(self, other: EngineStats) -> EngineStats:
         return EngineStats(
-            self.num_steps + other.num_steps,
-            self.busy_s + other.busy_s,
-            self.num_rows + other.num_rows,
-            self.num_tokens + other.num_tokens,
-            self.num_preemptions + other.num_preemptions,
+            _sum(self.num_steps, other.num_steps),
+            _sum(self.busy_s, other.busy_s),
+            _sum(self.num_rows, other.num_rows),
+            _sum(self.num_tokens, other.num_tokens),
+            _sum(self.num_preemptions, other.num_preemptions),
         )
 
 
@@ -77,3 +82,7 @@ class RunResult:
     sessions: tuple[SessionRecord, ...]
     engine: EngineStats
     makespan_s: float
+
+
+def _sum(one: N | None, other: N | None) -> N | None:
+    return None if one is None or other is None else one + other

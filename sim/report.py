@@ -33,12 +33,12 @@ _ROWS: tuple[tuple[str, Cell], ...] = (
     ("tpot: mean / p99, ms", lambda p: _pair(p["tpot_s"], 1000)),
     ("output tokens/s", lambda p: _number(p["output_tokens_per_s"])),
     ("sessions/s", lambda p: _number(p["sessions_per_s"])),
-    ("batches (steps)", lambda p: f"{p['steps']:,}"),
+    ("batches (steps)", lambda p: _count(p["steps"])),
     ("mean batch size", lambda p: _number(p["mean_batch_size"])),
     ("parallelism within a session", lambda p: _number(p["parallelism"])),
     ("GPU busy", lambda p: _share(p["gpu_busy_share"])),
     ("prefix-cache hits", lambda p: _share(p["prefix_cache_hit_share"])),
-    ("preemptions", lambda p: f"{p['preemptions']:,}"),
+    ("preemptions", lambda p: _count(p["preemptions"])),
     ("calls finished / sent", lambda p: _finished(p["calls"])),
     ("sessions finished / all", lambda p: _finished(p["sessions"])),
 )
@@ -136,6 +136,10 @@ def _number(value: float | None, scale: float = 1) -> str:
     if value is None:
         return "-"
     return f"{value * scale:,.0f}" if abs(value * scale) >= 1000 else f"{value * scale:.3g}"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
 
 
 def _pair(values: dict[str, float | None], scale: float) -> str:

@@ -1,0 +1,149 @@
+"""One streamed completion on a vLLM server: token ids in, token ids and the time of each out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+#: Seconds. A server that says nothing for so long in the middle of a call has died.
+CONNECT_TIMEOUT_S = 10.0
+
+
+class CallError(Exception):
+    """A call that did not end as it should; the message is the record's reason."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back. Times in seconds of `time.monotonic`; None where the server did not tell."""
+
+    sent_s: float = 0.0
+    token_times_s: list[float] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    num_prompt_tokens: int | None = None
+    num_cached_tokens: int | None = None
+    queue_s: float | None = None
+    #: Seconds from being scheduled to the first token, as the server measured them.
+    prefill_s: float | None = None
+
+
+class Client:
+    """The completions of one server and model. Safe to use from one thread at a time: each gets its own."""
+
+    def __init__(self, url: str, model: str, timeout_s: float) -> None:
+        self._url = f"{url}/v1/completions"
+        self._model = model
+        self._timeout = (CONNECT_TIMEOUT_S, timeout_s)
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy or a .netrc has no place in a measurement
+        self._headers = {"Content-Type": "application/json", **authorization()}
+
+    def complete(
+        self,
+        prompt: Sequence[int],
+        num_tokens: int,
+        sent: Callable[[], None] = lambda: None,
+        **extra: Any,
+    ) -> Answer:
+        """Let the model generate exactly so many tokens; ``sent`` is called once the request is on its way.
+
+        ``extra`` are keys of vLLM's completion request, such as ``priority`` and ``cache_salt``. Raises CallError.
+        """
+        body = {
+            "model": self._model,
+            "prompt": list(prompt),
+            "max_tokens": num_tokens,
+            "min_tokens": num_tokens,
+            "ignore_eos": True,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+            **extra,
+        }
+        answer = Answer(sent_s=time.monotonic())
+        try:
+            self._receive(_Body(json.dumps(body).encode(), sent), answer)
+        except requests.RequestException as error:
+            raise CallError(_reason(error)) from error
+        finally:
+            sent()  # whoever waits for this call to be on its way must not wait for ever
+        if len(answer.token_times_s) != num_tokens:
+            raise CallError(f"the answer has {len(answer.token_times_s)} tokens instead of {num_tokens}")
+        return answer
+
+    def _receive(self, body: _Body, answer: Answer) -> None:
+        with self._session.post(
+            self._url, data=body, headers=self._headers, stream=True, timeout=self._timeout
+        ) as response:
+            if response.status_code != 200:
+                raise CallError(f"HTTP {response.status_code}: {_message(response)}")
+            # None: whatever has arrived, at once; a number would wait for so many bytes.
+            for line in response.iter_lines(chunk_size=None):
+                if line.startswith(b"data: ") and line != b"data: [DONE]":
+                    _take(line[6:], answer)
+
+
+class _Body:
+    """A request body that tells when it has been written to the socket."""
+
+    def __init__(self, data: bytes, sent: Callable[[], None]) -> None:
+        self._data, self._sent = data, sent
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._data
+        self._sent()
+
+
+def authorization() -> dict[str, str]:
+    """The header for the key in VLLM_API_KEY or OPENAI_API_KEY, if there is one; it is never written anywhere."""
+    key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _take(data: bytes, answer: Answer) -> None:
+    """One event of the stream. Tokens that came in one event have one time."""
+    now = time.monotonic()
+    try:
+        event = json.loads(data)
+    except ValueError as error:
+        raise CallError("the server sent an event that is no JSON") from error
+    if "error" in event:
+        raise CallError(f"the server stopped: {str(event['error'].get('message', event['error']))[:200]}")
+    for choice in event.get("choices", ()):
+        ids = choice.get("token_ids") or ()
+        answer.token_ids += ids
+        answer.token_times_s += [now] * len(ids)
+    if usage := event.get("usage"):
+        answer.num_prompt_tokens = usage.get("prompt_tokens")
+        answer.num_cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    if metrics := event.get("metrics"):
+        answer.queue_s = _seconds(metrics.get("queue_time_ms"))
+        answer.prefill_s = _seconds(metrics.get("time_to_first_token_ms"))
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        error = response.json().get("error", {})
+        return str(error.get("message", error))[:200]
+    except (ValueError, AttributeError, requests.RequestException):
+        return response.reason or "no reason given"
+
+
+def _reason(error: requests.RequestException) -> str:
+    if isinstance(error, requests.Timeout):
+        return "the server said nothing for too long"
+    return f"the connection failed ({type(error).__name__})"

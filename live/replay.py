@@ -1,0 +1,249 @@
+"""Workflows on a real server under a policy: threads as the hands of the very `Run` that is simulated.
+
+One thread runs the policy. It sends the calls that the policy starts one after the other, in the policy's order, each
+when the one before is on its way, as a server takes in a burst one by one; each call is then read by a thread of its
+own. Nothing is tried again: a call that fails is a failed record with its reason.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, islice
+from typing import Any
+
+from live.client import Answer, CallError, Client
+from live.prompts import prompt_ids
+from sim.policies import Policy
+from sim.record import EngineStats, Record, RunResult, SessionRecord, Status
+from sim.run import Run
+from sim.workflow import Call, Node, Tool, Workflow
+
+#: Seconds to wait for a request to be written before the next one is sent all the same.
+_WRITTEN_S = 5.0
+_MOST_CALLS = 1024
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A call under way or over. ``due_s``: when it could have been sent; ``sent_s`` later than that is replay lag."""
+
+    call: Call
+    number: int
+    due_s: float
+    prompt_tokens: int
+    written: threading.Event = field(default_factory=threading.Event)
+    answer: Answer | None = None
+    sent_s: float | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class _Open:
+    workflow: Workflow
+    arrived_s: float
+    calls: dict[str, _Sent] = field(default_factory=dict)
+    answers: dict[str, list[int]] = field(default_factory=dict)
+    tool_s: float = 0.0
+    finished_s: float | None = None
+
+
+Act = Callable[[], None]
+
+
+class Replay:
+    """One repetition under one policy. Times are seconds since it began.
+
+    ``connect`` makes a client, one for each call in flight; ``extra`` are keys that every request carries.
+    """
+
+    def __init__(
+        self,
+        workflows: Mapping[int, Workflow],
+        policy: Policy,
+        connect: Callable[[], Client],
+        extra: Mapping[str, Any],
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run = Run(policy)
+        self._workflows = workflows
+        self._to_come = iter(workflows)
+        self._connect = connect
+        self._extra = dict(extra)
+        self._progress = progress
+        self._open: dict[int, _Open] = {}
+        self._done: queue.SimpleQueue[Act] = queue.SimpleQueue()
+        self._timers: list[tuple[float, int, Act]] = []
+        self._numbers = count()
+        self._idle: queue.SimpleQueue[Client] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(_MOST_CALLS, "call")
+        self._began = time.monotonic()
+        self._under_way = 0
+        self._refill = False
+        self.interrupted = False
+
+    def closed_loop(self, sessions: int) -> None:
+        """Keep that many sessions under way until every workflow has had its turn."""
+        self._refill = True
+        self._began = time.monotonic()
+        for session in list(islice(self._to_come, sessions)):
+            self._arrive(session, self._now())
+        self._loop()
+
+    def open_loop(self, instants: Iterable[float]) -> None:
+        """Let the sessions arrive at these instants, in their order."""
+        self._began = time.monotonic()
+        for session, instant in zip(self._to_come, instants, strict=False):
+            self._at(instant, partial(self._arrive, session, instant))
+        self._loop()
+
+    def result(self, engine: EngineStats) -> RunResult:
+        """Everything that has happened; a call that is still under way is an unfinished record."""
+        records = {
+            number: tuple(map(self._record, (number,) * len(s.calls), s.calls.values()))
+            for number, s in self._open.items()
+        }
+        sessions = tuple(self._session(number, records[number]) for number in self._open)
+        ends = [session.finished_s for session in sessions if session.finished_s is not None]
+        makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
+        return RunResult(tuple(record for some in records.values() for record in some), sessions, engine, makespan)
+
+    def lags_s(self) -> list[float]:
+        """For each call that was sent: how much later than it could have been."""
+        sent = (sent for state in self._open.values() for sent in state.calls.values())
+        return [one.sent_s - one.due_s for one in sent if one.sent_s is not None]
+
+    def _now(self) -> float:
+        return time.monotonic() - self._began
+
+    def _at(self, instant: float, act: Act) -> None:
+        heapq.heappush(self._timers, (instant, next(self._numbers), act))
+
+    def _loop(self) -> None:
+        try:
+            while self._under_way or self._timers:
+                self._next()()
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            # Whoever still waits for a server is left behind: its record is unfinished.
+            self._threads.shutdown(wait=not self.interrupted, cancel_futures=True)
+
+    def _next(self) -> Act:
+        """What happens next: a call has ended, or a timer is due."""
+        wait = self._timers[0][0] - self._now() if self._timers else None
+        if wait is None or wait > 0:
+            try:
+                return self._done.get(timeout=wait)
+            except queue.Empty:
+                pass
+        return heapq.heappop(self._timers)[2]
+
+    def _arrive(self, session: int, due_s: float) -> None:
+        workflow = self._workflows[session]
+        self._open[session] = _Open(workflow, self._now())
+        self._start(session, self._run.arrive(session, workflow), due_s)
+
+    def _start(self, session: int, nodes: Iterable[Node], due_s: float) -> None:
+        state = self._open[session]
+        for node in nodes:
+            if isinstance(node, Tool):
+                self._tool(session, node)
+                continue
+            ids = prompt_ids(node.prompt, state.answers)
+            sent = _Sent(node, next(self._numbers), due_s, len(ids))
+            state.calls[node.id] = sent
+            self._under_way += 1
+            self._threads.submit(self._send, session, sent, ids, state.workflow.tape.output_tokens[node.id])
+            sent.written.wait(_WRITTEN_S)
+
+    def _send(self, session: int, sent: _Sent, ids: list[int], num_tokens: int) -> None:
+        """In a thread of its own: let the server answer, then tell."""
+        try:
+            client = self._idle.get_nowait()
+        except queue.Empty:
+            client = self._connect()
+        try:
+            sent.sent_s = self._now()
+            sent.answer = client.complete(ids, num_tokens, sent.written.set, **self._extra)
+            self._idle.put(client)
+        except CallError as error:
+            sent.reason = str(error)
+        except Exception as error:  # whatever it is, nobody may wait for this call for ever
+            sent.reason = f"{type(error).__name__} in the client: {error}"
+        finally:
+            sent.written.set()
+            self._done.put(lambda: self._call_done(session, sent))
+
+    def _call_done(self, session: int, sent: _Sent) -> None:
+        self._under_way -= 1
+        state = self._open[session]
+        if sent.answer is not None:
+            state.answers[sent.call.answer_id] = sent.answer.token_ids
+            due_s = sent.answer.token_times_s[-1] - self._began
+            self._go_on(session, self._run.finish(session, sent.call), due_s)
+        else:
+            self._go_on(session, self._run.fail(session, sent.call), self._now())
+
+    def _tool(self, session: int, tool: Tool) -> None:
+        seconds = self._workflows[session].tape.tool_s[tool.id] or 0.0
+        due_s = self._now() + seconds
+        self._at(due_s, lambda: self._tool_done(session, tool, seconds, due_s))
+
+    def _tool_done(self, session: int, tool: Tool, seconds: float, due_s: float) -> None:
+        self._open[session].tool_s += seconds
+        self._go_on(session, self._run.finish(session, tool), due_s)
+
+    def _go_on(self, session: int, nodes: Iterable[Node], due_s: float) -> None:
+        self._start(session, nodes, due_s)
+        if self._run.over(session):
+            self._open[session].finished_s = self._now()
+            self._progress()
+            if self._refill:
+                for following in islice(self._to_come, 1):
+                    self._arrive(following, self._now())
+
+    def _record(self, session: int, sent: _Sent) -> Record:
+        state, answer = self._open[session], sent.answer
+        first = last = scheduled = None
+        if answer is not None:
+            first, last = (answer.token_times_s[i] - self._began for i in (0, -1))
+            scheduled = first - answer.prefill_s if answer.prefill_s is not None else None
+        status: Status = "failed" if sent.reason else "finished" if answer else "unfinished"
+        return Record(
+            session=session,
+            workflow_id=state.workflow.id,
+            call_id=sent.call.id,
+            agent=sent.call.agent,
+            num_prompt_tokens=sent.prompt_tokens,
+            num_cached_tokens=answer.num_cached_tokens if answer else None,
+            num_output_tokens=len(answer.token_ids) if answer else 0,
+            sent_s=sent.due_s if sent.sent_s is None else sent.sent_s,
+            scheduled_s=scheduled,
+            first_token_s=first,
+            finished_s=last,
+            num_preemptions=None,
+            status=status,
+            reason=sent.reason,
+        )
+
+    def _session(self, number: int, records: Iterable[Record]) -> SessionRecord:
+        state = self._open[number]
+        calls = [record for record in records if record.finished_s is not None]
+        over, failed = self._run.over(number), self._run.failed(number)
+        return SessionRecord(
+            session=number,
+            workflow_id=state.workflow.id,
+            framework=state.workflow.framework,
+            arrived_s=state.arrived_s,
+            finished_s=state.finished_s,
+            busy_s=state.tool_s + sum((call.finished_s or 0.0) - call.sent_s for call in calls),
+            num_calls=len(state.calls),
+            status="unfinished" if not over else "failed" if failed else "finished",
+        )

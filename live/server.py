@@ -1,0 +1,136 @@
+"""What a vLLM server is and what it has done: its version, model and settings, and its counters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from live.client import CONNECT_TIMEOUT_S, authorization
+from sim.errors import RunError
+from sim.record import EngineStats
+
+_METRIC = re.compile(r"^(vllm:\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Counters = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """``cache``: the labels of vLLM's ``cache_config_info``; ``scheduler``: its scheduler's settings.
+
+    It tells the latter only if it was started with VLLM_SERVER_DEV_MODE=1.
+    """
+
+    url: str
+    version: str
+    model: str
+    max_model_len: int | None
+    cache: Mapping[str, str] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    #: A server that only plays one says so itself.
+    engine: str = "vllm"
+
+    def to_json(self) -> dict[str, Any]:
+        """For the header of records; nothing that names a machine but the address that was given."""
+        return {
+            "engine": self.engine,
+            "vllm_version": self.version,
+            "model": self.model,
+            "max_model_len": self.max_model_len,
+            "block_size": _int(self.cache.get("block_size")),
+            "num_gpu_blocks": _int(self.cache.get("num_gpu_blocks")),
+            "enable_prefix_caching": self.cache.get("enable_prefix_caching", "unknown").lower(),
+            "scheduler": dict(self.scheduler),
+        }
+
+
+class Server:
+    """The parts of vLLM's API beside completions. Raises RunError, with the address, where it doesn't answer."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise RunError(f"--server {url}: give an address such as http://127.0.0.1:8000")
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def info(self) -> ServerInfo:
+        """What the server is. It must answer /v1/models; the rest is unknown where it doesn't tell."""
+        models = self._json("GET", "/v1/models", needed=True)
+        try:
+            model = models["data"][0]
+            name, length = str(model["id"]), model.get("max_model_len")
+        except (KeyError, IndexError, TypeError) as error:
+            raise RunError(f"--server {self.url}: its /v1/models names no model; is it a vLLM?") from error
+        version = (self._json("GET", "/version") or {}).get("version", "unknown")
+        settings = (self._json("GET", "/server_info?config_format=json") or {}).get("vllm_config")
+        scheduler = settings.get("scheduler_config", {}) if isinstance(settings, dict) else {}
+        engine = "fake" if model.get("owned_by") == "workspan" else "vllm"
+        return ServerInfo(self.url, str(version), name, length, self._cache(), scheduler, engine)
+
+    def counters(self) -> Counters:
+        """Counters and gauges by name, summed over engines; empty where the server shows none."""
+        found: Counters = {}
+        for name, _, value in _METRIC.findall(self._metrics()):
+            found[name] = found.get(name, 0.0) + float(value)
+        return found
+
+    def reset_prefix_cache(self) -> bool:
+        """Empty the prefix cache; False where the server does not let one (VLLM_SERVER_DEV_MODE=1 does)."""
+        try:
+            done = self._session.post(
+                f"{self.url}/reset_prefix_cache", headers=authorization(), timeout=CONNECT_TIMEOUT_S
+            )
+        except requests.RequestException:
+            return False
+        return done.status_code == 200
+
+    def _cache(self) -> dict[str, str]:
+        labels = (labels for name, labels, _ in _METRIC.findall(self._metrics()) if name == "vllm:cache_config_info")
+        return dict(_LABEL.findall(next(labels, "")))
+
+    def _metrics(self) -> str:
+        try:
+            answer = self._session.get(f"{self.url}/metrics", headers=authorization(), timeout=CONNECT_TIMEOUT_S)
+        except requests.RequestException:
+            return ""
+        return answer.text if answer.status_code == 200 else ""
+
+    def _json(self, method: str, path: str, needed: bool = False) -> Any:
+        """The JSON at that path; None where there is none and it isn't needed."""
+        problem = "no answer"
+        try:
+            answer = self._session.request(method, self.url + path, headers=authorization(), timeout=CONNECT_TIMEOUT_S)
+            if answer.status_code == 200:
+                return answer.json()
+            problem = f"HTTP {answer.status_code}"
+        except (requests.RequestException, ValueError) as error:
+            problem = type(error).__name__
+        if not needed:
+            return None
+        hint = "; set VLLM_API_KEY" if problem in ("HTTP 401", "HTTP 403") else "; start it, or correct the address"
+        raise RunError(f"--server {self.url}: {path} cannot be read ({problem}){hint}")
+
+
+def engine_stats(before: Counters, after: Counters) -> EngineStats:
+    """What the engine did between two readings of its counters; None what it does not count."""
+
+    def grown(name: str) -> int | None:
+        return round(after[name] - before.get(name, 0.0)) if name in after else None
+
+    return EngineStats(
+        num_steps=grown("vllm:iteration_tokens_total_count"),
+        busy_s=None,
+        num_rows=None,
+        num_tokens=grown("vllm:iteration_tokens_total_sum"),
+        num_preemptions=grown("vllm:num_preemptions_total"),
+    )
+
+
+def _int(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isdigit() else None
