@@ -147,7 +147,7 @@ def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> t
         report.documents += 1
         first = seen.setdefault(segment_id(document.text), document.where)
         if first != document.where:
-            report.skipped.append(Skipped(document.where, f"the same, byte for byte, as {first}"))
+            report.skipped.append(Skipped(f"{document.where} (as {first})", "the same, byte for byte"))
             continue
         before = len(report.skipped), len(workflows)
         for item in load_document(document, options):
