@@ -10,7 +10,7 @@ import simpy
 
 from sim.engine import Events, Sent, SimulatedServer
 from sim.latency import Profile
-from sim.load import Alone, Load, SessionRate, generator
+from sim.load import Alone, Load, SessionRate, in_order
 from sim.policies import Policy
 from sim.record import EngineStats, Record, RunResult, SessionRecord, Status
 from sim.request import Request
@@ -29,11 +29,9 @@ def simulate(
             driver.closed_loop(1)
             parts.append(driver.result())
         return _joined(parts)
-    order = generator(seed, "order of the workflows").permutation(len(workflows))
-    shuffled = {int(number): workflows[number] for number in order}
+    shuffled = in_order(workflows, seed)
     if isinstance(load, SessionRate):
-        gaps = generator(seed, "arrivals").exponential(1 / load.per_s, len(workflows))
-        return serve(shuffled, policy, profile, gaps.cumsum().tolist(), macro_steps)
+        return serve(shuffled, policy, profile, load.instants(len(workflows), seed), macro_steps)
     driver = _Driver(profile, policy, shuffled, macro_steps)
     driver.closed_loop(min(load.sessions, len(workflows)))
     return driver.result()
