@@ -20,7 +20,7 @@ from sim.policies.sequential import Sequential
 from sim.record import RunResult
 from sim.simulate import simulate
 from sim.traces import jsonl
-from sim.workflow import Workflow
+from sim.workflow import COPY, Workflow
 
 #: Speed-up and bound are sums of the same floats in other orders; more than this is no rounding.
 _ROUNDING = 1e-9
@@ -122,7 +122,7 @@ class Comparison:
         if not pairs:
             return {"speedup": None, "speedup_ci95": None, "bound": None, "workflows": 0}
         rng = generator(self.seed, "bootstrap over workflows")
-        base, other = zip(*pairs.values(), strict=True)
+        base, other = zip(*_by_origin(pairs), strict=True)
         ratio, interval = speedup(base, other, rng)
         bounds = [self.bounds[workflow] for workflow in pairs]
         serial = self.policies[self.baseline] == Sequential()
@@ -205,6 +205,21 @@ def unknown_shares(workflows: Sequence[Workflow]) -> tuple[float, float]:
 def unknown_tools(workflows: Sequence[Workflow]) -> int:
     """Tools whose duration nobody recorded."""
     return sum(seconds is None for workflow in workflows for seconds in workflow.tape.tool_s.values())
+
+
+def origin_of(workflow_id: str) -> str:
+    """The id of the workflow that a resampled one is a copy of, or its own."""
+    return workflow_id.partition(COPY)[0]
+
+
+def _by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
+    """Latencies under both policies, summed over the copies of one workflow, which are not independent."""
+    sums: dict[str, tuple[float, float]] = {}
+    for workflow, (base, other) in pairs.items():
+        origin = origin_of(workflow)
+        before = sums.get(origin, (0.0, 0.0))
+        sums[origin] = before[0] + base, before[1] + other
+    return list(sums.values())
 
 
 def _latencies(result: RunResult) -> dict[str, float]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.choices import Choices
-from sim.compare import Comparison, unknown_shares, unknown_tools
+from sim.compare import Comparison, origin_of, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
@@ -100,6 +100,9 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
+    originals = len({origin_of(workflow.id) for workflow in comparison.workflows})
+    if originals < everything:
+        lines.append(f"{everything} workflows are copies of {originals}; an interval counts the copies of one as one.")
     if outside := comparison.extrapolated():
         calls = sum(len(workflow.calls) for workflow in comparison.workflows)
         longest = comparison.profile.max_measured_tokens

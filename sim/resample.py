@@ -6,7 +6,7 @@ workflow of the source. What runs have in common keeps its name: system prompts,
 than once. Names that say that they are of a framework's system prompt or of the chat template are kept even where the
 source has a single such run; what else that run has in common with others cannot be known.
 
-Copies of one run are no independent runs: intervals over them are too narrow.
+Copies of one run are no independent runs: the interval of a speed-up counts them as one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from sim.errors import RunError
 from sim.load import generator
-from sim.workflow import UNKNOWN, Call, Node, Segment, Workflow
+from sim.workflow import COPY, UNKNOWN, Call, Node, Segment, Workflow
 
 _IN_COMMON = ("system:", f"{UNKNOWN}system:", "chat:", "synthetic:")
 
@@ -30,7 +30,7 @@ def resample(workflows: Sequence[Workflow], number: int, seed: int) -> list[Work
         raise RunError(f"{number} of {len(workflows)} workflows: give 1 or more, of 1 or more")
     shared = _shared(workflows)
     drawn = generator(seed, "resampled workflows").integers(len(workflows), size=number)
-    return [_copy(workflows[int(index)], f"#{place}", shared) for place, index in enumerate(drawn)]
+    return [_copy(workflows[int(index)], f"{COPY}{place}", shared) for place, index in enumerate(drawn)]
 
 
 def _shared(workflows: Sequence[Workflow]) -> set[str]:

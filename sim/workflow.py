@@ -20,6 +20,8 @@ MAX_TOOL_S = 1e7
 MAX_NAME = 1000
 #: How ids of segments begin whose text was not recorded: their lengths are estimates.
 UNKNOWN = "unknown:"
+#: What stands in the id of a resampled workflow between the original's id and its own number.
+COPY = "#"
 #: The name of a tool that is no tool but the recorded time the client took between two calls.
 CLIENT = "client"
 

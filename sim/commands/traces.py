@@ -16,6 +16,7 @@ from sim.commands.common import (
     profile_option,
     read_traces,
     reading_options,
+    seed_option,
     tell,
     traces_argument,
     view_option,
@@ -24,10 +25,19 @@ from sim.errors import RunError, TraceError, nearest
 from sim.failures import title
 from sim.latency import Profile, load_profile
 from sim.report import console, print_stats
+from sim.resample import resample as resampled
 from sim.results import svg, write_whole
 from sim.stats import stats as numbers
+from sim.synthetic import generate as generated
+from sim.synthetic import parse_pattern
+from sim.synthetic import patterns as known_patterns
 from sim.traces import LoadOptions, jsonl, read
 from sim.workflow import Tool, Workflow
+
+_number_option = click.option("-n", "number", type=click.IntRange(1, 1_000_000), required=True, help="How many.")
+_output_option = click.option(
+    "-o", "output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="A new .jsonl file."
+)
 
 
 @click.group()
@@ -93,13 +103,51 @@ def show(
 
 @command.command(name="import")
 @click.argument("traces", nargs=-1, required=True, type=click.Path())
-@click.option("-o", "output", required=True, type=click.Path(path_type=Path), metavar="FILE", help="A new .jsonl file.")
+@_output_option
 @reading_options
 def import_(traces: tuple[str, ...], output: Path, options: LoadOptions) -> None:
     """Convert TRACES to workspan's own form: structure and token counts, no text."""
     workflows, report = read(traces, options)
     tell(report, workflows, options)
     _write(workflows, report.line(), output)
+
+
+@command.command()
+def patterns() -> None:
+    """The patterns that `generate` knows, with their parameters and defaults."""
+    for name, pattern in known_patterns().items():
+        values = (f"{key}={value:g}" for key, value in pattern().parameters().items() if value is not None)
+        click.echo(f"{name}: {(pattern.__doc__ or '').splitlines()[0]}\n    {', '.join(values)}")
+
+
+@command.command()
+@click.argument("pattern")
+@_number_option
+@seed_option("For everything that is drawn.")
+@_output_option
+def generate(pattern: str, number: int, seed: int, output: Path) -> None:
+    r"""Draw workflows of a PATTERN, such as debate:agents=5,rounds=4; `patterns` lists them.
+
+    \b
+    workspan traces generate planner_workers -n 200 -o planners.jsonl
+    """
+    drawn = parse_pattern(pattern)
+    _write(generated(drawn, number, seed), f"generated: {number} of {drawn}, seed {seed}", output)
+
+
+@command.command()
+@traces_argument
+@_number_option
+@seed_option("For what is drawn.")
+@_output_option
+@reading_options
+def resample(traces: tuple[str, ...], number: int, seed: int, output: Path, options: LoadOptions) -> None:
+    """Draw whole workflows of TRACES, or embedded ones, with replacement: a larger population of the same kind.
+
+    Copies of one workflow share what different runs shared, and not their conversations. Intervals count them as one.
+    """
+    drawn = resampled(read_traces(traces, options), number, seed)
+    _write(drawn, f"resampled: {number} workflows, seed {seed}", output)
 
 
 def _made(choices: Choices) -> dict[str, Any]:

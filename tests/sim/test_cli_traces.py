@@ -1,6 +1,7 @@
 """`workspan traces` and the options of what traces leave open, as a user meets them."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -82,6 +83,25 @@ def test_show_draws_a_picture_once(traces, tmp_path):
     again = workspan("traces", "show", "w", traces, "--svg", picture)
     assert again.returncode == 2
     assert "exists already" in again.stderr
+
+
+def test_generated_and_resampled_workflows_can_be_run(traces, tmp_path):
+    drawn, more = tmp_path / "drawn.jsonl", tmp_path / "more.jsonl"
+    assert workspan("traces", "generate", "debate:agents=2,rounds=2", "-n", 3, "-o", drawn).returncode == 0
+    assert workspan("traces", "resample", drawn, traces, "-n", 9, "-o", more).returncode == 0
+    again = workspan("traces", "generate", "debate", "-n", 3, "-o", drawn)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr
+    table = workspan("run", more, "--compare").stdout
+    assert re.search(r"9 workflows are copies of [2-5]; an interval counts the copies of one as one\.", table)
+    assert "debate: ``agents`` answer" in workspan("traces", "patterns").stdout
+
+
+def test_an_interval_counts_the_copies_of_a_workflow_as_one(tmp_path):
+    copies = [{**WORKFLOW, "id": f"w#{number}"} for number in range(5)]
+    policies = result(jsonl(tmp_path / "copies.jsonl", *copies))["policies"]
+    assert policies["async"]["speedup"] > 1
+    assert policies["async"]["speedup_ci95"] is None
 
 
 @pytest.mark.parametrize(
