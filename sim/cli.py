@@ -12,7 +12,12 @@ import click
 from sim import __version__
 from sim.errors import BoundError, WorkspanError
 
-_COMMANDS = ("demo", "run", "traces")
+_COMMANDS = {
+    "demo": "sim.commands.demo",
+    "replay": "live.commands.replay",
+    "run": "sim.commands.run",
+    "traces": "sim.commands.traces",
+}
 
 
 class _Lazy(click.Group):
@@ -22,7 +27,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"sim.commands.{name}").command
+        command: click.Command = import_module(_COMMANDS[name]).command
         return command
 
 

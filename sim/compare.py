@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,19 +28,39 @@ from sim.workflow import COPY, Workflow
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Runs of the same workflows, arrivals and seed under several policies, by the name the user gave."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison(ABC):
+    """Runs of the same workflows, arrivals and seed under several policies, by the name the user gave.
+
+    ``bounds``: work and span of each workflow where they are known.
+    """
 
     workflows: Sequence[Workflow]
     policies: Mapping[str, Policy]
     baseline: str
-    profile: Profile
     load: Load
     seed: int
     runs: Mapping[str, RunResult]
     bounds: Mapping[str, Bound]
     choices: Choices = DEFAULT
+
+    @property
+    @abstractmethod
+    def engine(self) -> str:
+        """What executed the calls, in a few words."""
+
+    @abstractmethod
+    def engine_facts(self) -> dict[str, Any]:
+        """What executed the calls, for provenance; ``engine`` first."""
+
+    @abstractmethod
+    def limits(self) -> list[str]:
+        """Sentences about what the numbers can't be trusted for."""
+
+    def parts(self) -> Iterator[tuple[dict[str, Any], RunResult]]:
+        """The runs, each with the columns that tell its rows from others'."""
+        for name, run in self.runs.items():
+            yield {"policy": name}, run
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain data, with their provenance."""
@@ -51,12 +73,9 @@ class Comparison:
     def provenance(self) -> dict[str, Any]:
         """What the numbers were made from; the same inputs give the same bytes."""
         return {
-            "engine": "simulated",
+            **self.engine_facts(),
             "workspan": __version__,
             "python": platform.python_version(),
-            "profile": self.profile.name,
-            "profile_digest": self.profile.digest,
-            "engine_settings": self.profile.engine.model_dump(),
             "workflows": len(self.workflows),
             "workflows_digest": digest(self.workflows),
             "tokenizers": sorted({workflow.tokenizer for workflow in self.workflows}),
@@ -65,17 +84,8 @@ class Comparison:
             "policies": list(self.policies),
             "baseline": self.baseline,
             "seed": self.seed,
-            "calls_outside_the_measured_range": self.extrapolated(),
             "tools_of_unknown_duration_at_0_s": unknown_tools(self.workflows),
         }
-
-    def extrapolated(self) -> int:
-        """Calls with more tokens than any request that the profile was measured with."""
-        return sum(
-            workflow.num_tokens(call) > self.profile.max_measured_tokens
-            for workflow in self.workflows
-            for call in workflow.calls
-        )
 
     def frameworks(self) -> list[str]:
         """Every framework among the workflows, by name."""
@@ -124,15 +134,52 @@ class Comparison:
         rng = generator(self.seed, "bootstrap over workflows")
         base, other = zip(*_by_origin(pairs), strict=True)
         ratio, interval = speedup(base, other, rng)
-        bounds = [self.bounds[workflow] for workflow in pairs]
-        serial = self.policies[self.baseline] == Sequential()
+        bounds = [self.bounds[workflow] for workflow in pairs if workflow in self.bounds]
+        # Work / span bounds what is gained over one node at a time, and nothing else.
+        bounded = self.policies[self.baseline] == Sequential() and len(bounds) == len(pairs)
         return {
             "speedup": ratio,
             "speedup_ci95": interval,
-            # Work / span bounds what is gained over one node at a time, and nothing else.
-            "bound": sum(bound.work_s for bound in bounds) / sum(bound.span_s for bound in bounds) if serial else None,
+            "bound": sum(bound.work_s for bound in bounds) / sum(bound.span_s for bound in bounds) if bounded else None,
             "workflows": len(pairs),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted(Comparison):
+    """A comparison on the simulated engine of a profile."""
+
+    profile: Profile
+
+    @property
+    def engine(self) -> str:
+        """The profile."""
+        return f"profile {self.profile.name}"
+
+    def engine_facts(self) -> dict[str, Any]:
+        """The profile, its digest and settings."""
+        return {
+            "engine": "simulated",
+            "profile": self.profile.name,
+            "profile_digest": self.profile.digest,
+            "engine_settings": self.profile.engine.model_dump(),
+            "calls_outside_the_measured_range": self.extrapolated(),
+        }
+
+    def limits(self) -> list[str]:
+        """Which calls are beyond what was measured."""
+        outside, calls = self.extrapolated(), sum(len(workflow.calls) for workflow in self.workflows)
+        longest = self.profile.max_measured_tokens
+        found = f"Extrapolated: {outside} of {calls} calls have more than the {longest} tokens measured."
+        return [found] if outside else []
+
+    def extrapolated(self) -> int:
+        """Calls with more tokens than any request that the profile was measured with."""
+        return sum(
+            workflow.num_tokens(call) > self.profile.max_measured_tokens
+            for workflow in self.workflows
+            for call in workflow.calls
+        )
 
 
 def line_up(names: Sequence[str], baseline: str | None) -> tuple[dict[str, Policy], str]:
@@ -158,7 +205,7 @@ def compare(
     load: Load,
     seed: int,
     choices: Choices = DEFAULT,
-) -> Comparison:
+) -> Predicted:
     """Run every policy on the same workflows and arrivals; ``choices`` says how the workflows were made.
 
     Raises RunError where no workflow can finish on the engine, BoundError where a result cannot be true.
@@ -173,7 +220,17 @@ def compare(
         for workflow in workflows
         if workflow.id in works
     }
-    comparison = Comparison(workflows, policies, baseline, profile, load, seed, runs, bounds, choices)
+    comparison = Predicted(
+        workflows=workflows,
+        policies=policies,
+        baseline=baseline,
+        profile=profile,
+        load=load,
+        seed=seed,
+        runs=runs,
+        bounds=bounds,
+        choices=choices,
+    )
     comparison.check_bound()
     return comparison
 
@@ -223,4 +280,9 @@ def _by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, fl
 
 
 def _latencies(result: RunResult) -> dict[str, float]:
-    return {session.workflow_id: session.latency_s for session in result.sessions if session.status == "finished"}
+    """Workflow id -> its latency, the mean where it ran several times."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for session in result.sessions:
+        if session.status == "finished":
+            found[session.workflow_id].append(session.latency_s)
+    return {workflow: sum(latencies) / len(latencies) for workflow, latencies in found.items()}

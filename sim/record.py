@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
@@ -82,6 +83,16 @@ class RunResult:
     sessions: tuple[SessionRecord, ...]
     engine: EngineStats
     makespan_s: float
+
+
+def joined(parts: Sequence[RunResult]) -> RunResult:
+    """Runs one after the other as one: makespans and what the engines did are summed."""
+    return RunResult(
+        tuple(record for part in parts for record in part.records),
+        tuple(session for part in parts for session in part.sessions),
+        sum((part.engine for part in parts), EngineStats()),
+        sum(part.makespan_s for part in parts),
+    )
 
 
 def _sum(one: N | None, other: N | None) -> N | None:

@@ -50,7 +50,7 @@ def print_comparison(comparison: Comparison) -> None:
     result = comparison.to_json()
     policies = result["policies"]
     workflows = len(comparison.workflows)
-    out.print(f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, profile {comparison.profile.name}")
+    out.print(f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, {comparison.engine}")
     table = _table("", policies)
     for name, cell in _ROWS:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
@@ -62,6 +62,26 @@ def print_comparison(comparison: Comparison) -> None:
         out.print(_by_framework(comparison, policies))
     for line in _sentences(comparison, policies):
         out.print(line)
+
+
+def print_prediction(predicted: Comparison, measured: Comparison) -> None:
+    """What was predicted beside what was measured, policy by policy."""
+    sides = [comparison.to_json()["policies"] for comparison in (predicted, measured)]
+    table = _table("\npredicted / measured", [f"\n{name}" for name in measured.policies])
+    rows: tuple[tuple[str, Callable[[dict[str, Any]], float | None]], ...] = (
+        ("session latency, s", lambda p: p["session_latency_s"]["mean"]),
+        ("ttft, s", lambda p: p["ttft_s"]["mean"]),
+        ("tpot, s", lambda p: p["tpot_s"]["mean"]),
+        (f"speed-up over {measured.baseline}", lambda p: p["speedup"]),
+    )
+    for row, cell in rows:
+        table.add_row(row, *(_both(*(cell(side[name]) for side in sides)) for name in measured.policies))
+    console().print(table)
+
+
+def _both(predicted: float | None, measured: float | None) -> str:
+    error = f" ({predicted / measured - 1:+.0%})" if predicted and measured else ""
+    return f"{_number(predicted)} / {_number(measured)}{error}"
 
 
 def _table(corner: str, columns: Any) -> Table:
@@ -103,10 +123,7 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     originals = len({origin_of(workflow.id) for workflow in comparison.workflows})
     if originals < everything:
         lines.append(f"{everything} workflows are copies of {originals}; an interval counts the copies of one as one.")
-    if outside := comparison.extrapolated():
-        calls = sum(len(workflow.calls) for workflow in comparison.workflows)
-        longest = comparison.profile.max_measured_tokens
-        lines.append(f"Extrapolated: {outside} of {calls} calls have more than the {longest} tokens measured.")
+    lines += comparison.limits()
     tools = sum(len(workflow.tools) for workflow in comparison.workflows)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")

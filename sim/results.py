@@ -33,9 +33,9 @@ def check_free(output: Path | None) -> None:
 def write(comparison: Comparison, output: Path) -> None:
     """``result.json``, ``calls.jsonl``, ``sessions.jsonl`` (a header, then a row each) and ``speedup.svg``."""
     provenance = comparison.provenance()
-    runs = comparison.runs.items()
-    calls = ({"policy": name, **record._asdict()} for name, run in runs for record in run.records)
-    sessions = ({"policy": name, **session._asdict()} for name, run in runs for session in run.sessions)
+    parts = list(comparison.parts())
+    calls = ({**part, **record._asdict()} for part, run in parts for record in run.records)
+    sessions = ({**part, **session._asdict()} for part, run in parts for session in run.sessions)
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_whole(output / "calls.jsonl", _lines({"records": "calls", **provenance}, calls))
@@ -82,6 +82,6 @@ def _figure(comparison: Comparison) -> str:
     bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
     figure = Figure(figsize=(7, 1.8 + 0.5 * bars), layout="constrained")
     axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline, comparison.bound_name)
-    axes.set_title(literal(f"{comparison.load}, {comparison.profile.name}"), loc="left", fontsize=10)
+    axes.set_title(literal(f"{comparison.load}, {comparison.engine}"), loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return svg(figure, result["provenance"])

@@ -12,7 +12,7 @@ from sim.engine import Events, Sent, SimulatedServer
 from sim.latency import Profile
 from sim.load import Alone, Load, SessionRate, in_order
 from sim.policies import Policy
-from sim.record import EngineStats, Record, RunResult, SessionRecord, Status
+from sim.record import Record, RunResult, SessionRecord, Status, joined
 from sim.request import Request
 from sim.run import Run
 from sim.workflow import Node, Segment, Tool, Workflow
@@ -28,7 +28,7 @@ def simulate(
             driver = _Driver(profile, policy, {number: workflow}, macro_steps)
             driver.closed_loop(1)
             parts.append(driver.result())
-        return _joined(parts)
+        return joined(parts)
     shuffled = in_order(workflows, seed)
     if isinstance(load, SessionRate):
         return serve(shuffled, policy, profile, load.instants(len(workflows), seed), macro_steps)
@@ -155,15 +155,6 @@ class _Driver:
             num_calls=len(records),
             status=status if self._run.over(number) else "unfinished",
         )
-
-
-def _joined(parts: Sequence[RunResult]) -> RunResult:
-    return RunResult(
-        tuple(record for part in parts for record in part.records),
-        tuple(session for part in parts for session in part.sessions),
-        sum((part.engine for part in parts), EngineStats()),
-        sum(part.makespan_s for part in parts),
-    )
 
 
 def _records(state: _Open) -> list[Record]:

@@ -11,6 +11,8 @@ import click
 
 from sim.choices import Choices
 from sim.data import embedded_path
+from sim.errors import RunError
+from sim.load import Alone, ConcurrentSessions, Load, SessionRate
 from sim.tokens import ESTIMATED, estimated, tokenizer
 from sim.tool_time import parse_tool_times
 from sim.traces import LoadOptions, LoadReport, read
@@ -90,6 +92,29 @@ def choice_options(function: F) -> Callable[..., Any]:
         return function(*args, choices=choices, **kwargs)
 
     return wrapped
+
+
+def load_options(function: F) -> Callable[..., Any]:
+    """Options of when workflows arrive; the command gets them as ``load: Load``."""
+
+    @click.option("--session-rate", type=float, metavar="R", help="Poisson arrivals, R workflows per second.")
+    @click.option("--concurrent-sessions", type=int, metavar="N", help="Closed loop, N workflows at any time.")
+    @wraps(function)
+    def wrapped(*args: Any, session_rate: float | None, concurrent_sessions: int | None, **kwargs: Any) -> Any:
+        if session_rate is not None and concurrent_sessions is not None:
+            raise RunError("--session-rate and --concurrent-sessions: give one of them")
+        load: Load = Alone() if concurrent_sessions is None else ConcurrentSessions(concurrent_sessions)
+        return function(*args, load=load if session_rate is None else SessionRate(session_rate), **kwargs)
+
+    return wrapped
+
+
+def possible(load: Load, workflows: int) -> Load:
+    """The load, with no more sessions than there are workflows."""
+    if not isinstance(load, ConcurrentSessions) or load.sessions <= workflows:
+        return load
+    click.echo(f"--concurrent-sessions {load.sessions}: only {workflows} can be under way, one per workflow", err=True)
+    return ConcurrentSessions(workflows)
 
 
 def read_traces(paths: Sequence[str], options: LoadOptions) -> list[Workflow]:

@@ -10,6 +10,8 @@ import click
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,
+    load_options,
+    possible,
     profile_option,
     read_traces,
     reading_options,
@@ -20,7 +22,7 @@ from sim.commands.common import (
 from sim.compare import compare, line_up
 from sim.errors import RunError
 from sim.latency import load_profile
-from sim.load import Alone, ConcurrentSessions, Load, SessionRate
+from sim.load import Load
 from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions
@@ -36,8 +38,7 @@ PROTOTYPE = ("sequential", "level_barrier", "async")
 @click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
 @profile_option
-@click.option("--session-rate", type=float, metavar="R", help="Poisson arrivals, R workflows per second.")
-@click.option("--concurrent-sessions", type=int, metavar="N", help="Closed loop, N workflows at any time.")
+@load_options
 @seed_option("For order, arrivals, drawn tool times, intervals.")
 @view_option
 @choice_options
@@ -52,8 +53,7 @@ def command(
     compare_all: bool,
     baseline: str | None,
     profile: str,
-    session_rate: float | None,
-    concurrent_sessions: int | None,
+    load: Load,
     seed: int,
     choices: Choices,
     options: LoadOptions,
@@ -73,11 +73,10 @@ def command(
     if not names:
         raise RunError("no policy; give --policy NAME (several times, if you like) or --compare")
     lineup, base = line_up(names, baseline)
-    load = _load(session_rate, concurrent_sessions)
     check_free(output)
     settings = load_profile(profile)
     workflows = choices.apply(read_traces(traces, options), seed)
-    load = _possible(load, len(workflows))
+    load = possible(load, len(workflows))
     comparison = compare(workflows, lineup, base, settings, load, seed, choices)
     if output:
         write(comparison, output)
@@ -86,19 +85,3 @@ def command(
         click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:
         print_comparison(comparison)
-
-
-def _load(session_rate: float | None, concurrent_sessions: int | None) -> Load:
-    if session_rate is not None and concurrent_sessions is not None:
-        raise RunError("--session-rate and --concurrent-sessions: give one of them")
-    if session_rate is not None:
-        return SessionRate(session_rate)
-    return Alone() if concurrent_sessions is None else ConcurrentSessions(concurrent_sessions)
-
-
-def _possible(load: Load, workflows: int) -> Load:
-    """The load, with no more sessions than there are workflows."""
-    if not isinstance(load, ConcurrentSessions) or load.sessions <= workflows:
-        return load
-    click.echo(f"--concurrent-sessions {load.sessions}: only {workflows} can be under way, one per workflow", err=True)
-    return ConcurrentSessions(workflows)

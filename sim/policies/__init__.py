@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -37,6 +37,8 @@ class Policy(ABC):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    #: What the engine must be set to: vLLM's setting -> value.
+    needs: ClassVar[Mapping[str, object]] = {}
 
     @abstractmethod
     def select(self, view: View) -> Sequence[Node]:

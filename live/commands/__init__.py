@@ -1,0 +1,1 @@
+"""Subcommands that need a server, one file each."""

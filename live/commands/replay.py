@@ -1,0 +1,140 @@
+"""`workspan replay`: policies over traces on a real vLLM, and beside them what the simulator predicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from live.measure import Measured, Progress, measure
+from live.server import Server
+from sim.choices import Choices
+from sim.commands.common import (
+    choice_options,
+    load_options,
+    possible,
+    read_traces,
+    reading_options,
+    seed_option,
+    traces_argument,
+    view_option,
+)
+from sim.compare import Comparison, compare, line_up
+from sim.errors import RunError
+from sim.latency import load_profile
+from sim.load import Load
+from sim.report import print_comparison, print_prediction
+from sim.results import check_free, write
+from sim.traces import LoadOptions
+
+
+@click.command()
+@traces_argument
+@click.option("--server", "url", required=True, metavar="URL", help="A vLLM, such as http://127.0.0.1:8000.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    required=True,
+    metavar="P",
+    help="A policy, with parameters: async:max_parallel=4.",
+)
+@click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
+@click.option("--profile", metavar="NAME", help="Also simulate the same on this profile, and print both.")
+@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Repetitions, in turn.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a token."
+)
+@load_options
+@seed_option("For order, arrivals, drawn tool times, intervals.")
+@view_option
+@choice_options
+@reading_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "-o", "output", type=click.Path(path_type=Path), metavar="DIR", help="Write result, records and figure there."
+)
+def command(
+    traces: tuple[str, ...],
+    url: str,
+    policies: tuple[str, ...],
+    baseline: str | None,
+    profile: str | None,
+    repeat: int,
+    timeout_s: float,
+    load: Load,
+    seed: int,
+    choices: Choices,
+    options: LoadOptions,
+    as_json: bool,
+    output: Path | None,
+) -> None:
+    r"""Run TRACES on a vLLM server under each policy: the objects that `workspan run` simulates, with threads as hands.
+
+    Prompts are token ids made from segments, answers have exactly the recorded lengths, tools wait for their time;
+    no text of a trace is sent. A key for the server is taken from VLLM_API_KEY.
+
+    \b
+    workspan replay my_traces/ --server http://127.0.0.1:8000 --policy sequential --policy async --repeat 5
+    """
+    lineup, base = line_up(policies, baseline)
+    check_free(output)
+    settings = load_profile(profile) if profile else None
+    workflows = choices.apply(read_traces(traces, options), seed)
+    load = possible(load, len(workflows))
+    with _progress(repeat * len(lineup) * len(workflows)) as advance:
+        measured = measure(workflows, lineup, base, Server(url), load, seed, choices, repeat, timeout_s, advance)
+    if output:
+        write(measured, output)
+        click.echo(f"wrote {output}/", err=True)
+    predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
+    if as_json:
+        click.echo(json.dumps(_json(measured, predicted), indent=2, allow_nan=False))
+    else:
+        print_comparison(measured)
+        if predicted:
+            print_comparison(predicted)
+            print_prediction(predicted, measured)
+    _end(measured)
+
+
+def _json(measured: Measured, predicted: Comparison | None) -> dict[str, object]:
+    return {"measured": measured.to_json(), **({"predicted": predicted.to_json()} if predicted else {})}
+
+
+def _end(measured: Measured) -> None:
+    """Tell by the exit code whether everything went as it should."""
+    if measured.interrupted:
+        raise KeyboardInterrupt
+    records = [record for run in measured.runs.values() for record in run.records]
+    failed = [record for record in records if record.status == "failed"]
+    if failed:
+        raise RunError(f"{len(failed)} of {len(records)} calls failed, the first: {failed[0].reason}")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Progress]:
+    """A bar on a terminal, a line for every tenth elsewhere, both on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = ("sessions", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("sessions", total=total)
+            yield lambda: bar.advance(task)
+        return
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if done * 10 // total > (done - 1) * 10 // total:
+            click.echo(f"{done} of {total} sessions", err=True)
+
+    yield advance
