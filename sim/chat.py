@@ -30,6 +30,24 @@ Times = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapping:
+    """What a client puts before and after the text of each message; the prompt ends with another ``begin``."""
+
+    begin: tuple[Segment, ...] = (_BEGIN,)
+    end: tuple[Segment, ...] = (_END,)
+
+    @property
+    def num_tokens(self) -> tuple[int, int]:
+        """Tokens before and after a message."""
+        begin, end = (sum(segment.num_tokens for segment in part) for part in (self.begin, self.end))
+        return begin, end
+
+
+#: The common chat template.
+CHAT = Wrapping()
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """``role`` as the reader of the prompt sees it, and who said it; own messages have the role "assistant".
 
@@ -50,22 +68,23 @@ def answer(text: str, tokenizer: Tokenizer) -> Segment:
 
 def prompt(messages: Iterable[Message], tokenizer: Tokenizer) -> tuple[Segment, ...]:
     """The segments of a prompt with these messages."""
-    return tuple(_segments(((message, ()) for message in messages), tokenizer))
+    return tuple(_segments(((message, ()) for message in messages), tokenizer, CHAT))
 
 
-def prompts(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[tuple[Segment, ...]]:
+def prompts(
+    conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer, wrapping: Wrapping = CHAT
+) -> list[tuple[Segment, ...]]:
     """The segments of each prompt, so cut that two prompts share them as far as their texts agree.
 
     Where messages at the same place of prompts that agree so far begin alike (64 characters or more), the common
     beginning is a segment. An own message is never cut: it was generated whole.
     """
     cuts = _cuts(conversations)
-    return [
-        tuple(
-            _segments(((message, cuts.get((number, place), ())) for place, message in enumerate(messages)), tokenizer)
-        )
+    cut = (
+        [(message, cuts.get((number, place), ())) for place, message in enumerate(messages)]
         for number, messages in enumerate(conversations)
-    ]
+    )
+    return [tuple(_segments(messages, tokenizer, wrapping)) for messages in cut]
 
 
 class Recorder:
@@ -141,25 +160,29 @@ def unknown_system(framework: str, agent: str, num_tokens: int = 0) -> tuple[Seg
     return (header, Segment(f"{UNKNOWN}system:{framework}:{agent}", num_tokens)) if num_tokens else (header,)
 
 
-def _segments(messages: Iterable[tuple[Message, Sequence[int]]], tokenizer: Tokenizer) -> Iterator[Segment]:
+def _segments(
+    messages: Iterable[tuple[Message, Sequence[int]]], tokenizer: Tokenizer, wrapping: Wrapping
+) -> Iterator[Segment]:
     for message, cuts in messages:
         if message.role == "assistant":
-            yield from (_BEGIN, answer(message.text, tokenizer), _END)
+            yield from (*wrapping.begin, answer(message.text, tokenizer), *wrapping.end)
         else:
-            yield from _pieces(message, tuple(cuts), tokenizer)
-    yield _BEGIN
+            yield from _pieces(message, tuple(cuts), tokenizer, wrapping.num_tokens)
+    yield from wrapping.begin
 
 
 # A conversation repeats its messages in every prompt; each is counted once.
 @lru_cache(maxsize=4096)
-def _pieces(message: Message, cuts: tuple[int, ...], tokenizer: Tokenizer) -> tuple[Segment, ...]:
+def _pieces(
+    message: Message, cuts: tuple[int, ...], tokenizer: Tokenizer, around: tuple[int, int]
+) -> tuple[Segment, ...]:
     """The message in pieces that end at these characters, at the end of its template, and at its own end."""
     who, text = f"{message.role}\n{message.speaker}", message.text
     template = (len(message.template),) if message.template else ()
     ends = sorted({*cuts, *template, len(text)})
-    pieces, counted = [], -_BEGIN.num_tokens
+    pieces, counted = [], -around[0]
     for start, end in zip((0, *ends), ends, strict=False):
-        total = tokenizer.count(text[:end]) + _END.num_tokens * (end == len(text))
+        total = tokenizer.count(text[:end]) + around[1] * (end == len(text))
         # A piece's length depends on where it starts and on all before it, and so must its name.
         name = f"{start}\n{who}\n{text[:end]}" if end < len(text) or start else f"{who}\n{text}"
         pieces.append(Segment(segment_id(name), max(1, total - counted)))
