@@ -49,6 +49,19 @@ def test_a_sub_agent_starts_fresh_each_time_and_the_supervisor_remembers():
     assert later.prompt[len(supervisor.prompt)].segment_id == supervisor.answer_id
 
 
+def test_an_agent_whose_name_is_spelt_in_two_ways_is_one():
+    small = [{**item, "agent": "app"} if item["type"] == "agent_message" else item for item in RUN[:10]]
+    spelt = task([*small, *RUN[10:]])
+    assert spelt == task(RUN)
+
+
+def test_the_system_prompt_has_a_guessed_length_that_can_be_told_from_what_was_recorded():
+    workflow = task(RUN, task_description="do it")
+    unknown = [segment.num_tokens for call in workflow.calls for segment in call.prompt if segment.is_unknown]
+    assert unknown == [500] * 4
+    assert any("500 tokens" in note for note in workflow.notes)
+
+
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
