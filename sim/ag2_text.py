@@ -27,7 +27,7 @@ from sim.errors import TraceError
 _BEGINNING = 2000
 
 _HEADER = re.compile(r"^instance_id:", re.MULTILINE)
-_REPR = re.compile(r"""\s*\{\s*['"]content['"]\s*:""")
+_REPR = re.compile(r"""\s*\{\s*['"](?:content|role|name)['"]\s*:""")
 _TOP = re.compile(r"(instance_id|problem_statement|other_data|note|trajectory):(.*)", re.DOTALL)
 _PART = re.compile(r" {1,8}(?:- )?(content|role|name):(.*)", re.DOTALL)
 _INDENT = re.compile(r" {0,12}")

@@ -51,6 +51,12 @@ def test_dictionaries_say_what_the_json_says_but_the_result():
     assert replace(workflow(as_json(reprs(RUN))), task="id", success=False) == workflow(json.dumps(RUN))
 
 
+def test_dictionaries_may_begin_with_any_of_their_keys():
+    turned = {**RUN, "trajectory": [dict(sorted(turn.items(), reverse=True)) for turn in RUN["trajectory"]]}
+    assert reprs(turned).startswith("{'role'")
+    assert workflow(as_json(reprs(turned))) == workflow(as_json(reprs(RUN)))
+
+
 def test_dictionaries_may_have_their_texts_whole_and_line_feeds_in_them():
     text = """{'content': 'a } {\\'content\\': b\nc', 'role': None, 'name': "assistant"}"""
     (turn,) = json.loads(as_json(text))["trajectory"]
