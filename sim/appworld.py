@@ -23,6 +23,9 @@ SUPERVISOR = "Supervisor"
 SYSTEM_TOKENS = 500
 NOTES = (f"AppWorld: system prompts are not recorded and are guessed at {SYSTEM_TOKENS} tokens each",)
 
+#: Calls. A prompt has all calls of its agent before it, so that a task without end would fill the memory.
+_MOST = 2000
+
 _DELEGATES = "# CallExtension"
 _SILENT = ("agent_reply", "agent_exit", "api_response")
 _SUCCESS = re.compile(r'"success": (true|false)')
@@ -34,6 +37,7 @@ class Stack:
     def __init__(self, task: str, recorder: Recorder) -> None:
         self._recorder = recorder
         self._contexts = {SUPERVISOR: [Message("user", task)]}
+        self._num_calls = 0
 
     def step(self, kind: str, agent: str, text: str) -> None:
         """The next event of the log. ``agent`` only where an event of this kind has one."""
@@ -50,6 +54,9 @@ class Stack:
             raise TraceError(f"a node of type {kind!r} is not known; leave the file out")
 
     def _call(self, agent: str, text: str) -> None:
+        self._num_calls += 1
+        if self._num_calls > _MOST:
+            raise TraceError(f"more than {_MOST:,} calls are no single task; part it, or leave it out")
         recorder = self._recorder
         history = self._contexts.setdefault(agent, [])
         segments = (*unknown_system(FRAMEWORK, agent, SYSTEM_TOKENS), *prompt(history, recorder.tokenizer))

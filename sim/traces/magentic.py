@@ -36,6 +36,9 @@ SYSTEM_TOKENS = 500
 IMAGE_TOKENS = 1105
 ACTION_TOKENS = 60
 
+#: Messages. A prompt has all messages before it, so that a log without end would fill the memory.
+_MOST = 2000
+
 _STARTING = "SCENARIO.PY STARTING !#!#"
 _COMPLETE = "SCENARIO.PY COMPLETE"
 _IMAGE = "<image>"
@@ -85,10 +88,13 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
 
 def _run(name: str, lines: list[str], tokenizer: Tokenizer) -> Workflow:
     ends = [number for number, line in enumerate(lines) if line.startswith(_COMPLETE)]
+    messages = _messages(lines[: ends[0] if ends else None])
+    if len(messages) > _MOST:
+        raise TraceError(f"more than {_MOST:,} messages are no single run; part it, or leave it out")
     recorder = Recorder(tokenizer, name)
     said: list[Said] = []
     task = ""
-    for agent, text in _messages(lines[: ends[0] if ends else None]):
+    for agent, text in messages:
         images = tuple(recorder.unknown(IMAGE_TOKENS) for _ in range(text.count(_IMAGE)))
         message = Said(agent, text.replace(_IMAGE, "").strip(), images)
         if agent == _USER:

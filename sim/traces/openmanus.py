@@ -26,6 +26,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sim.chat import Message, Recorder, Times, prompt, unknown_system
+from sim.errors import TraceError
 from sim.traces import Document, LoadOptions, Skipped, identifier, segment_id
 from sim.workflow import CLIENT, MAX_TOOL_S, Edge, EdgeKind, Segment, Tool, Workflow
 
@@ -37,6 +38,9 @@ SYSTEM_TOKENS = 2000
 REQUEST_TOKENS = 100
 NEXT_STEP_TOKENS = 100
 PLAN_TOKENS = 200
+
+#: Steps. A prompt has all steps of its agent before it, so that a log without end would fill the memory.
+_MOST = 2000
 
 _PLANNER = "planner"
 #: Ten times the clock's resolution.
@@ -119,6 +123,8 @@ def looks_like(document: Document) -> bool:
 def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skipped]:
     """The workflow of one run."""
     steps, timed_out = _steps(_records(document.lines))
+    if len(steps) > _MOST:
+        raise TraceError(f"more than {_MOST:,} steps are no single run; part it, or leave it out")
     recorder = Recorder(options.tokenizer, document.name)
     timeline = _Timeline(recorder)
     contexts: dict[str, list[Segment]] = {}

@@ -85,6 +85,11 @@ def test_what_stands_before_the_first_task_is_reported():
     assert len(load("a greeting\n" + EXAMPLE)) == 2
 
 
+def test_a_task_without_end_is_an_error():
+    (lost,) = load(HEADER + "Response from Supervisor Agent\n" * 2001)
+    assert "more than 2,000 calls" in lost.reason
+
+
 @pytest.mark.parametrize("text", ["x" * 3000 + "\n" + HEADER, '"\\n*** Task 1/1 (t_1)  ***\\n"', "Task 1/1 (t_1)"])
 def test_only_a_header_in_the_first_lines_makes_it_this_format(text):
     assert not appworld_text.looks_like(Document("log.txt", text))

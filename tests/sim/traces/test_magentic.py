@@ -93,6 +93,10 @@ def test_what_is_printed_outside_the_scenario_is_not_read():
     assert len(workflow.calls) == 1
 
 
+def test_a_log_without_end_is_an_error():
+    assert "more than 2,000 messages" in run(*[("Boss", "b")] * 2001).reason
+
+
 def test_statistics_at_the_end_are_nobodys_words():
     assert len(run(("user", "a"), ("Boss", "b"), ("Summary", "Number of messages: 2")).calls) == 1
 

@@ -187,6 +187,10 @@ def test_a_run_whose_time_was_up_says_so_and_a_step_without_thoughts_is_no_call(
     assert "no LLM call" in run((0, "step", "1/9")).reason
 
 
+def test_a_log_without_end_is_an_error():
+    assert "more than 2,000 steps" in run(*[(0, "step", "1/9"), (0, "thoughts", "a")] * 2001).reason
+
+
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
