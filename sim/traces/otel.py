@@ -24,11 +24,11 @@ agent lacks (templates, tools), the rest at the end. Where messages count more t
 answer is found again in a later prompt as what was generated, unless a part of it was hidden reasoning. A prompt of
 which only the length was recorded is one segment that nobody shares.
 
-Checked against spans made here with the packages themselves, as OTLP and from the console exporter: OpenInference's
-and OpenLLMetry's instrumentations of OpenAI's client, and Langfuse's client (versions of autumn 2026). Attribute names
-are those of the conventions' packages. Never seen: an export of a real application, the collector's file exporter,
-other languages' exporters, OpenLLMetry's indexed ``gen_ai.prompt.N``, messages as events of a span. Messages in OTLP's
-logs are not read. Whether a run succeeded is not said.
+Checked against spans made here with the packages themselves, as OTLP and from the console exporter: the calls of
+OpenInference's and OpenLLMetry's instrumentations of OpenAI's client, and calls, tools and agents of Langfuse's client
+(versions of autumn 2026). Attribute names are those of the conventions' packages. Never seen: an export of a real
+application, the collector's file exporter, other languages' exporters, OpenLLMetry's indexed ``gen_ai.prompt.N``,
+messages as events of a span. Messages in OTLP's logs are not read. Whether a run succeeded is not said.
 """
 
 from __future__ import annotations
