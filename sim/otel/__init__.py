@@ -1,0 +1,1 @@
+"""OpenTelemetry spans of LLM applications: their forms, their dialects, and what waits for what."""
