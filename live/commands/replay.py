@@ -84,7 +84,7 @@ def command(
     lineup, base = line_up(policies, baseline)
     check_free(output)
     settings = load_profile(profile) if profile else None
-    workflows = choices.apply(read_traces(traces, options), seed)
+    workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     with _progress(repeat * len(lineup) * len(workflows)) as advance:
         measured = measure(workflows, lineup, base, Server(url), load, seed, choices, repeat, timeout_s, advance)

@@ -117,15 +117,15 @@ def possible(load: Load, workflows: int) -> Load:
     return ConcurrentSessions(workflows)
 
 
-def read_traces(paths: Sequence[str], options: LoadOptions) -> list[Workflow]:
+def read_traces(paths: Sequence[str], options: LoadOptions, brief: bool = False) -> list[Workflow]:
     """The workflows of the paths, or the embedded ones; what was read and what was not goes to stderr."""
     workflows, report = read(paths or [embedded_path()], options)
-    tell(report, workflows, options)
+    tell(report, workflows, options, brief)
     return workflows
 
 
-def tell(report: LoadReport, workflows: Sequence[Workflow], options: LoadOptions) -> None:
-    """Say what was read, what was skipped and why, and what the workflows leave open."""
+def tell(report: LoadReport, workflows: Sequence[Workflow], options: LoadOptions, brief: bool = False) -> None:
+    """Say what was read, what was skipped and why, and what the workflows leave open; ``brief``: how much of that."""
     click.echo(f"read {report.line()}", err=True)
     for item in report.skipped[:_SHOWN]:
         click.echo(f"skipped {item.where}: {item.reason}", err=True)
@@ -133,7 +133,12 @@ def tell(report: LoadReport, workflows: Sequence[Workflow], options: LoadOptions
         reasons = Counter(item.reason for item in report.skipped[_SHOWN:])
         for reason, number in reasons.most_common():
             click.echo(f"skipped {number} more: {reason}", err=True)
-    for note, number in Counter(note for workflow in workflows for note in workflow.notes).most_common():
+    notes = Counter(note for workflow in workflows for note in workflow.notes).most_common()
+    if brief and len(notes) > _SHOWN:
+        noted = sum(bool(workflow.notes) for workflow in workflows)
+        click.echo(f"{noted} workflows have notes on what was not recorded: workspan traces stats shows them", err=True)
+        notes = []
+    for note, number in notes:
         click.echo(f"note ({number} workflows): {note}", err=True)
     if number := estimated(workflows):
         click.echo(f"note ({number} workflows): token counts are estimated as characters / 4", err=True)

@@ -24,19 +24,18 @@ def command(output: Path | None) -> None:
     """Predict what three scheduling policies gain on recorded MAST workflows."""
     for load in (Alone(), ConcurrentSessions(_SESSIONS)):
         check_free(output and output / _folder(load))
-    workflows = read_traces((), LoadOptions())
+    workflows = read_traces((), LoadOptions(), brief=True)
     profile = load_profile(DEFAULT_PROFILE)
     click.echo(
         f"Engine: {profile.model} on {profile.hardware}, vLLM {profile.engine.vllm_version}, fitted to a real run"
     )
-    comparisons = [
-        compare(workflows, *line_up(PROTOTYPE, None), profile, load, seed=0)
-        for load in (Alone(), ConcurrentSessions(_SESSIONS))
-    ]
-    for comparison in comparisons:
-        print_comparison(comparison)
+    comparisons = []
+    for load in (Alone(), ConcurrentSessions(_SESSIONS)):
+        click.echo(f"simulating {len(workflows):,} workflows under {len(PROTOTYPE)} policies, {load} ..", err=True)
+        comparisons.append(compare(workflows, *line_up(PROTOTYPE, None), profile, load, seed=0))
+        print_comparison(comparisons[-1])
         if output:
-            write(comparison, output / _folder(comparison.load))
+            write(comparisons[-1], output / _folder(load))
     _explain(comparisons[0])
     if output:
         click.echo(f"\nOpen {output / _folder(Alone())}/speedup.svg; every number is in result.json beside it.")

@@ -75,7 +75,7 @@ def command(
     lineup, base = line_up(names, baseline)
     check_free(output)
     settings = load_profile(profile)
-    workflows = choices.apply(read_traces(traces, options), seed)
+    workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     comparison = compare(workflows, lineup, base, settings, load, seed, choices)
     if output:

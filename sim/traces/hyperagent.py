@@ -58,6 +58,7 @@ _ISSUE_TOKENS = 295
 
 _ESTIMATED = "HyperAgent: system prompts and tool outputs are not recorded, their lengths are estimates"
 _NO_ISSUE = "HyperAgent: the issue's text is not recorded, its length is an estimate"
+_LABELLED_WHOLE = "HyperAgent: the log was labelled as a whole and holds several runs, none of which gets its labels"
 _CUT_OFF = "HyperAgent: the run was cut off or failed, its last record is not the planner's"
 
 _RECORD = re.compile(r"HyperAgent_(\S{1,100}) - [A-Z]{1,20} - (.*)", re.DOTALL)
@@ -268,7 +269,7 @@ def _workflow(run: _Run, description: About, num_runs: int, tokenizer: Tokenizer
         _ESTIMATED: True,
         _NO_ISSUE: not description.problem,
         _CUT_OFF: run.once[-1].kind != "plan",
-        f"HyperAgent: labelled as a whole log of {num_runs} runs": bool(description.labels) and num_runs > 1,
+        _LABELLED_WHOLE: bool(description.labels) and num_runs > 1,
     }
     recorder = Recorder(tokenizer, workflow_id)
     _Talk(recorder, description).play(run.once)
