@@ -205,21 +205,21 @@ def compare(
     load: Load,
     seed: int,
     choices: Choices = DEFAULT,
+    bounds: Mapping[str, Bound] | None = None,
 ) -> Predicted:
     """Run every policy on the same workflows and arrivals; ``choices`` says how the workflows were made.
+
+    ``bounds`` are those of another comparison of the same workflows on the same profile, where there is one.
 
     Raises RunError where no workflow can finish on the engine, BoundError where a result cannot be true.
     """
     _check_fit(workflows, profile)
     runs = {name: simulate(workflows, policy, profile, load, seed) for name, policy in policies.items()}
-    done = (runs[name] for name, policy in policies.items() if isinstance(load, Alone) and policy == Sequential())
-    alone = next(done, None) or simulate(workflows, Sequential(), profile, Alone(), seed)
-    works = _latencies(alone)
-    bounds = {
-        workflow.id: Bound(works[workflow.id], span_s(workflow, profile))
-        for workflow in workflows
-        if workflow.id in works
-    }
+    if bounds is None:
+        done = (runs[name] for name, policy in policies.items() if isinstance(load, Alone) and policy == Sequential())
+        bounds = _bounds(
+            workflows, profile, next(done, None) or simulate(workflows, Sequential(), profile, Alone(), seed)
+        )
     comparison = Predicted(
         workflows=workflows,
         policies=policies,
@@ -233,6 +233,13 @@ def compare(
     )
     comparison.check_bound()
     return comparison
+
+
+def _bounds(workflows: Sequence[Workflow], profile: Profile, alone: RunResult) -> dict[str, Bound]:
+    """Work and span of the workflows that finish; ``alone``: each by itself, one node at a time."""
+    works = _latencies(alone)
+    found = (workflow for workflow in workflows if workflow.id in works)
+    return {workflow.id: Bound(works[workflow.id], span_s(workflow, profile)) for workflow in found}
 
 
 def _check_fit(workflows: Sequence[Workflow], profile: Profile) -> None:

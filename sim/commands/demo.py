@@ -8,7 +8,7 @@ import click
 
 from sim.commands.common import DEFAULT_PROFILE, read_traces
 from sim.commands.run import PROTOTYPE
-from sim.compare import Comparison, compare, line_up
+from sim.compare import Comparison, Predicted, compare, line_up
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions
 from sim.report import print_comparison
@@ -29,10 +29,11 @@ def command(output: Path | None) -> None:
     click.echo(
         f"Engine: {profile.model} on {profile.hardware}, vLLM {profile.engine.vllm_version}, fitted to a real run"
     )
-    comparisons = []
+    comparisons: list[Predicted] = []
     for load in (Alone(), ConcurrentSessions(_SESSIONS)):
         click.echo(f"simulating {len(workflows):,} workflows under {len(PROTOTYPE)} policies, {load} ..", err=True)
-        comparisons.append(compare(workflows, *line_up(PROTOTYPE, None), profile, load, seed=0))
+        bounds = comparisons[0].bounds if comparisons else None
+        comparisons.append(compare(workflows, *line_up(PROTOTYPE, None), profile, load, seed=0, bounds=bounds))
         print_comparison(comparisons[-1])
         if output:
             write(comparisons[-1], output / _folder(load))
