@@ -1,5 +1,3 @@
-from collections import Counter
-
 """Drawn and resampled workflows."""
 
 import dataclasses
@@ -8,6 +6,7 @@ import inspect
 import math
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations, takewhile
 from statistics import median
