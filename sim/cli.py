@@ -14,6 +14,7 @@ from sim.errors import BoundError, WorkspanError
 
 _COMMANDS = {
     "demo": "sim.commands.demo",
+    "live": "live.commands.live",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
     "traces": "sim.commands.traces",

@@ -50,10 +50,11 @@ def reading_options(function: F) -> Callable[..., Any]:
         metavar="WHERE",
         help="Count tokens with this tokenizer.json, or with the vLLM at this http:// address; else characters / 4.",
     )
+    @click.option("--only", multiple=True, metavar="PATTERN", help="Only workflows with such ids: 'peer-review/*'.")
     @wraps(function)
-    def wrapped(*args: Any, hidden_calls: bool, tokenizer_at: str | None, **kwargs: Any) -> Any:
+    def wrapped(*args: Any, hidden_calls: bool, tokenizer_at: str | None, only: tuple[str, ...], **kwargs: Any) -> Any:
         counter = tokenizer(tokenizer_at) if tokenizer_at else ESTIMATED
-        return function(*args, options=LoadOptions(counter, hidden_calls), **kwargs)
+        return function(*args, options=LoadOptions(counter, hidden_calls, only=only), **kwargs)
 
     return wrapped
 

@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
@@ -87,11 +88,13 @@ class About:
 class LoadOptions:
     """``hidden_calls`` adds LLM calls that the run made but its log does not show.
 
-    ``about``: what other documents tell, by framework and name of the run.
+    ``about``: what other documents tell, by framework and name of the run. ``only``: patterns of the ids of the
+    workflows to keep, as a shell's for names; without any, all are kept.
     """
 
     tokenizer: Tokenizer = ESTIMATED
     hidden_calls: bool = False
+    only: tuple[str, ...] = ()
     about: Mapping[tuple[str, str], About] = field(default_factory=dict)
 
 
@@ -107,11 +110,12 @@ class Skipped:
 class LoadReport:
     """What was read and what was not: documents = those that gave workflows + those skipped + ``about``.
 
-    ``about`` counts the documents that only tell of runs in others.
+    ``about`` counts the documents that only tell of runs in others, ``not_kept`` workflows that were not asked for.
     """
 
     documents: int = 0
     about: int = 0
+    not_kept: int = 0
     workflows: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
 
@@ -119,8 +123,9 @@ class LoadReport:
         """One line for people."""
         read = ", ".join(f"{count} {name}" for name, count in sorted(self.workflows.items())) or "none"
         about = f", {self.about} that only describe others" if self.about else ""
+        not_kept = f", {self.not_kept} other workflows" if self.not_kept else ""
         skipped = f"{len(self.skipped)} skipped"
-        return f"{self.documents} documents: {self.workflows.total()} workflows ({read}){about}, {skipped}"
+        return f"{self.documents} documents: {self.workflows.total()} workflows ({read}){not_kept}{about}, {skipped}"
 
 
 def formats() -> dict[str, ModuleType]:
@@ -149,16 +154,20 @@ def read(paths: Iterable[str | Path], options: LoadOptions = LoadOptions()) -> t
         if first != document.where:
             report.skipped.append(Skipped(f"{document.where} (as {first})", "the same, byte for byte"))
             continue
-        before = len(report.skipped), len(workflows)
+        before = len(report.skipped), len(workflows), report.not_kept
         for item in load_document(document, options):
             if isinstance(item, Workflow) and item.id in workflows:
                 item = Skipped(document.where, f"workflow {item.id} was already read")
             if isinstance(item, Skipped):
                 report.skipped.append(item)
+            elif options.only and not any(fnmatchcase(item.id, pattern) for pattern in options.only):
+                report.not_kept += 1
             else:
                 workflows[item.id] = item
                 report.workflows[item.framework] += 1
-        report.about += before == (len(report.skipped), len(workflows))
+        report.about += before == (len(report.skipped), len(workflows), report.not_kept)
+    if not workflows and report.not_kept:
+        raise TraceError(f"--only {' '.join(options.only)}: none of {report.not_kept} workflows has such an id")
     if not workflows:
         raise TraceError(_nothing(report, places))
     return list(workflows.values()), report

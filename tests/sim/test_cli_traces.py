@@ -71,6 +71,12 @@ def test_the_table_says_what_was_chosen_and_how_much_is_estimated(traces):
     assert "Not recorded and estimated: 9.4% of the prompt tokens, 0.0% of the output tokens." in table
 
 
+def test_only_workflows_with_such_ids_are_kept_and_the_others_counted(traces):
+    done = workspan("traces", "ls", traces, "--only", "v*")
+    assert "read 1 documents: 1 workflows (1 Other), 1 other workflows, 0 skipped" in done.stderr
+    assert_one_line(workspan("traces", "ls", traces, "--only", "x*"), "--only x*: none of 2 workflows has such an id")
+
+
 def test_show_draws_a_picture_once(traces, tmp_path):
     picture = tmp_path / "w.svg"
     done = workspan("traces", "show", "w", traces, "--svg", picture)
