@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,32 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}<|assistant|>{% endif -%}
 """
 
+TOKENIZER_CONFIG: dict[str, Any] = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "model_max_length": CONFIG["max_position_embeddings"],
+    "chat_template": CHAT_TEMPLATE,
+}
+
 
 def write(folder: Path) -> None:
-    """The three files that vLLM needs beside weights."""
+    """The three files that vLLM needs beside weights, the same bytes every time.
+
+    The folder holds all of them or is not there: they are made beside it, and it replaces one that was there.
+    """
+    made = folder.with_name(folder.name + ".part")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    _tokenizer().save(str(made / "tokenizer.json"))
+    _write(made / "config.json", CONFIG)
+    _write(made / "tokenizer_config.json", TOKENIZER_CONFIG)
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+
+
+def _tokenizer() -> Any:
+    """A byte-level BPE: every text can be written with it. Ids from 6 on are bytes, then words of our made-up text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -66,19 +90,7 @@ def write(folder: Path) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sentences(), trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _write(folder / "config.json", CONFIG)
-    _write(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "model_max_length": CONFIG["max_position_embeddings"],
-            "chat_template": CHAT_TEMPLATE,
-        },
-    )
+    return tokenizer
 
 
 def _sentences() -> list[str]:
@@ -94,4 +106,6 @@ def _write(path: Path, data: Any) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python live/tiny_model.py FOLDER")
     write(Path(sys.argv[1]))
