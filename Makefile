@@ -14,7 +14,7 @@ test: .venv/ready
 
 # The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
 test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
-	./setup_vllm.sh
+	./setup_vllm.sh --cpu --install
 	$(PY) -m pytest -s tests/vllm
 
 lint: .venv/ready
@@ -48,7 +48,7 @@ corpus: .venv/ready
 
 # Of an older vLLM only the Python files are needed; they run on what setup_vllm.sh installs.
 .venv-vllm/vllm-%:
-	./setup_vllm.sh
+	./setup_vllm.sh --cpu --install
 	rm -rf .venv-vllm/download $@.part
 	.venv-vllm/bin/python -m pip download -q --no-deps --disable-pip-version-check -d .venv-vllm/download vllm==$*
 	$(PY) tests/vllm/unpack.py .venv-vllm/download/vllm-$*-*.whl $@.part
@@ -56,4 +56,5 @@ corpus: .venv/ready
 	mv $@.part $@
 
 clean:
-	rm -rf .venv .venv-vllm demo
+	./setup_vllm.sh --stop
+	rm -rf .venv .venv-vllm .venv-vllm-gpu .vllm demo
