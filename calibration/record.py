@@ -3,8 +3,8 @@
     python -m calibration.record URL FOLDER
 
 FOLDER gets ``requests.jsonl`` and ``workload.jsonl`` in the form that `calibration.from_run` reads, and
-``server.json``. Prompts and answers have lognormal lengths, arrivals are Poisson, so that steps of all sizes occur; a third of the
-prompts begins alike, so that prefixes are found cached.
+``server.json``. Prompts and answers have lognormal lengths, arrivals are Poisson, so that steps of all sizes occur; a
+third of the prompts begins alike, so that prefixes are found cached.
 """
 
 from __future__ import annotations

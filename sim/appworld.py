@@ -14,7 +14,7 @@ import re
 import textwrap
 
 from sim.chat import Message, Recorder, prompt, unknown_system
-from sim.errors import TraceError
+from sim.errors import TraceError, quoted
 
 FRAMEWORK = "AppWorld"
 SUPERVISOR = "Supervisor"
@@ -51,7 +51,7 @@ class Stack:
             if not text.startswith(_DELEGATES):
                 self._code()
         elif kind not in _SILENT:
-            raise TraceError(f"a node of type {kind!r} is not known; leave the file out")
+            raise TraceError(f"a node of type {quoted(kind)} is not known; leave the file out")
 
     def _call(self, agent: str, text: str) -> None:
         self._num_calls += 1

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from sim.errors import TraceError
 from sim.tokens import Tokenizer
 from sim.traces import segment_id
 from sim.workflow import UNKNOWN, Call, Edge, EdgeKind, Node, Segment, Tape, Tool, Workflow
@@ -25,6 +26,8 @@ _END = Segment("chat:end", 1)
 _OVERHEAD = 4
 #: Characters. A shorter beginning in common is not worth a segment of its own.
 _COMMON = 64
+#: Segments of all prompts together. Each repeats its history, so a log without end would fill any memory.
+_MOST_SEGMENTS = 3_000_000
 
 Times = tuple[float, float]
 
@@ -102,7 +105,7 @@ class Recorder:
         self._outputs: dict[str, int] = {}
         self._tool_s: dict[str, float | None] = {}
         self._times: dict[str, Times] = {}
-        self._num_unknown = 0
+        self._num_unknown = self._num_segments = 0
 
     def call(self, agent: str, segments: Iterable[Segment], text: str, times: Times | None = None) -> str:
         """A call with this prompt that generated this text; returns its id."""
@@ -111,6 +114,12 @@ class Recorder:
     def call_of(self, agent: str, segments: Iterable[Segment], output: Segment, times: Times | None = None) -> str:
         """The same for an answer that is a segment already, of known text or of `unknown`; returns its id."""
         call = Call(f"call-{len(self._outputs)}", agent, tuple(segments), output.segment_id)
+        self._num_segments += len(call.prompt)
+        if self._num_segments > _MOST_SEGMENTS:
+            raise TraceError(
+                f"its first {len(self._outputs)} prompts have more than {_MOST_SEGMENTS:,} pieces of text; cut the run,"
+                " or leave it out"
+            )
         self._outputs[call.id] = output.num_tokens
         return self._add(call, times)
 

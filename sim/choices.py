@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sim.tool_time import ToolTime, with_tool_time
+from sim.tool_time import ToolTime, check_tools, with_tool_time
 from sim.views import View, view
 from sim.workflow import Call, Node, Workflow
 
@@ -22,8 +22,12 @@ class Choices:
     unknown_parts: bool = True
     tool_times: tuple[ToolTime, ...] = ()
 
-    def apply(self, workflows: Iterable[Workflow], seed: int) -> list[Workflow]:
-        """The workflows as chosen; drawn tool times depend on seed, workflow and tool only."""
+    def apply(self, workflows: Sequence[Workflow], seed: int) -> list[Workflow]:
+        """The workflows as chosen; drawn tool times depend on seed, workflow and tool only.
+
+        Raises RunError for a rule for a tool that none of them has.
+        """
+        check_tools(self.tool_times, workflows)
         return [self._apply(workflow, seed) for workflow in workflows]
 
     @property

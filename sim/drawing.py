@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -30,7 +31,7 @@ def workflow_lanes(ax: Axes, workflow: Workflow, seconds: Mapping[str, float]) -
     The critical path has a colour of its own. What an agent could do at once stands in several rows of its lane.
     """
     lanes = _lanes(workflow, seconds)
-    path = set(workflow.critical_path(seconds))
+    path = workflow.critical_path(seconds)
     places = {node: place for lane in lanes.values() for node, place in lane.items()}
     _edges(ax, workflow, places, path)
     rows = [[place.row for place in lane.values()] for lane in lanes.values()]
@@ -93,10 +94,11 @@ def _row(free: Sequence[float], start: float) -> int:
     return next((row for row, time in enumerate(free) if time <= start), len(free))
 
 
-def _edges(ax: Axes, workflow: Workflow, places: Mapping[str, _Place], path: set[str]) -> None:
+def _edges(ax: Axes, workflow: Workflow, places: Mapping[str, _Place], path: Sequence[str]) -> None:
+    steps = set(pairwise(path))
     few = len(workflow.edges) <= _MANY_EDGES
     for edge in workflow.edges:
-        critical = edge.parent in path and edge.child in path
+        critical = (edge.parent, edge.child) in steps
         if few or critical:
             start, end = places[edge.parent], places[edge.child]
             colour = _PATH if critical else "0.6"

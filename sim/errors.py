@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Characters of a file's value that a message shows.
+_QUOTED = 60
+
 
 class WorkspanError(Exception):
     """Something the user can mend; the message names the place and the mend on one line."""
@@ -36,6 +39,12 @@ class RunError(WorkspanError):
 
 class BoundError(Exception):
     """A speed-up above work / span: a bug in workspan, never a result."""
+
+
+def quoted(value: object) -> str:
+    """A value of somebody's file for a message: its beginning, as whatever follows might be a text."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}.."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
 from sim.tokens import estimated
+from sim.workflow import CLIENT
 
 
 def console() -> Console:
@@ -22,6 +23,9 @@ def console() -> Console:
     terminal = sys.stdout is not None and sys.stdout.isatty()
     return Console(highlight=False, markup=False, soft_wrap=True, width=None if terminal else 10_000)
 
+
+#: From this share of the output tokens on, a framework's estimates are named apart.
+_MUCH = 0.1
 
 Cell = Callable[[dict[str, Any]], str]
 
@@ -124,7 +128,7 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     if originals < everything:
         lines.append(f"{everything} workflows are copies of {originals}; an interval counts the copies of one as one.")
     lines += comparison.limits()
-    tools = sum(len(workflow.tools) for workflow in comparison.workflows)
+    tools = sum(tool.name != CLIENT for workflow in comparison.workflows for tool in workflow.tools)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")
     prompts, outputs = unknown_shares(comparison.workflows)
@@ -132,8 +136,19 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
         lines.append(
             f"Not recorded and estimated: {prompts:.1%} of the prompt tokens, {outputs:.1%} of the output tokens."
         )
+        lines += _much_estimated(comparison)
     if number := estimated(comparison.workflows):
         lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
+    return lines
+
+
+def _much_estimated(comparison: Comparison) -> list[str]:
+    """The frameworks of whose output much is an estimate: their speed-ups rest on it."""
+    lines = []
+    for name in comparison.frameworks():
+        some = [workflow for workflow in comparison.workflows if workflow.framework == name]
+        if (share := unknown_shares(some)[1]) >= _MUCH and len(some) < len(comparison.workflows):
+            lines.append(f"  {name}: {share:.0%} of its output tokens.")
     return lines
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.errors import RunError
+from sim.errors import RunError, nearest
 from sim.load import generator
 from sim.workflow import MAX_TOOL_S, Workflow
 
@@ -68,6 +68,15 @@ def parse_tool_times(texts: Sequence[str]) -> tuple[ToolTime, ...]:
     return rules
 
 
+def check_tools(rules: Sequence[ToolTime], workflows: Sequence[Workflow]) -> None:
+    """Raise RunError for a rule for a tool that no workflow has."""
+    if names := [rule.tool for rule in rules if rule.tool]:
+        known = {tool.name for workflow in workflows for tool in workflow.tools}
+        for name in names:
+            if name not in known:
+                raise RunError(f"--tool-time {name}=..: no workflow has such a tool{nearest(name, known)}")
+
+
 def with_tool_time(workflow: Workflow, rules: Sequence[ToolTime], seed: int) -> Workflow:
     """The workflow with tool times as the rules say; a drawn one depends on seed, workflow and tool only."""
     by_name: Mapping[str | None, ToolTime] = {rule.tool: rule for rule in rules}
@@ -88,8 +97,9 @@ def _constant(text: str, value: str) -> Fill:
 
 
 def _lognormal(text: str, values: str) -> Fill:
-    given = dict(item.partition("=")[::2] for item in values.split(","))
-    if set(given) != {"mean", "sigma"}:
+    pairs = [item.partition("=")[::2] for item in values.split(",")]
+    given = dict(pairs)
+    if set(given) != {"mean", "sigma"} or len(pairs) > 2:
         raise RunError(f"--tool-time {text}: lognormal needs mean=S and sigma=X")
     mean, sigma = _number(text, given["mean"], MAX_TOOL_S), _number(text, given["sigma"], 5)
     if mean <= 0:

@@ -35,14 +35,16 @@ def recorded_edges(workflow: Workflow) -> list[Edge]:
 
 
 def _by_time(workflow: Workflow) -> Iterator[Edge]:
-    times = workflow.tape.times
-    for index, node in enumerate(workflow.nodes):
+    times, position = workflow.tape.times, workflow.position
+    # Whatever had ended when a node began comes before it in this order; at one instant the log's order decides.
+    nodes = sorted(times, key=lambda node: (*times[node], position[node]))
+    for index, node in enumerate(nodes):
         latest_begin = -1.0
-        for other in reversed(workflow.nodes[:index]):
-            began, ended = times[other.id]
-            if ended > times[node.id][0]:
+        for other in reversed(nodes[:index]):
+            began, ended = times[other]
+            if ended > times[node][0]:
                 continue
             # What had ended before another of them began is waited for by that one already.
             if ended > latest_begin:
-                yield Edge(other.id, node.id, "recorded")
+                yield Edge(other, node, "recorded")
             latest_begin = max(latest_begin, began)

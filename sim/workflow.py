@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
-from sim.errors import WorkflowError
+from sim.errors import WorkflowError, quoted
 
 EdgeKind = Literal["recorded", "visible", "control", "assumed"]
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 
 #: Seconds, some four months: sums of longer times are no longer exact to the step, and in the end not finite.
 MAX_TOOL_S = 1e7
+#: Of a call, prompt and answer: more than any model reads.
+MAX_TOKENS = 100_000_000
 #: Characters. A longer name is a text that got into the wrong place.
 MAX_NAME = 1000
 #: How ids of segments begin whose text was not recorded: their lengths are estimates.
@@ -271,20 +273,28 @@ class Workflow:
             for end in (edge.parent, edge.child):
                 if end not in known:
                     raise WorkflowError(
-                        f"workflow {self.id}: edge {edge.parent} -> {edge.child} names {end!r}, which does not exist;"
-                        " add the node or remove the edge"
+                        f"workflow {self.id}: an edge names {quoted(end)}, which does not exist; add the node or remove"
+                        " the edge"
                     )
             if edge.kind not in EDGE_KINDS:
                 raise WorkflowError(
                     f"workflow {self.id}: edge {edge.parent} -> {edge.child} is of no known kind "
-                    f"({edge.kind!r}; one of {', '.join(EDGE_KINDS)})"
+                    f"({quoted(edge.kind)}; one of {', '.join(EDGE_KINDS)})"
                 )
+        pairs = Counter((edge.parent, edge.child) for edge in self.edges)
+        for (parent, child), number in pairs.items():
+            if number > 1:
+                raise WorkflowError(f"workflow {self.id}: {number} edges {parent} -> {child}; give one")
 
     def _check_lengths(self) -> None:
         lengths = {call.answer_id: self.tape.output_tokens[call.id] for call in self.calls}
         for call in self.calls:
             if lengths[call.answer_id] < 1 or self.tape.output_tokens[call.id] != lengths[call.answer_id]:
                 raise WorkflowError(f"workflow {self.id}: call {call.id!r} needs one output length of at least 1")
+            if self.num_tokens(call) > MAX_TOKENS:
+                raise WorkflowError(
+                    f"workflow {self.id}: call {call.id!r} has more than {MAX_TOKENS:,} tokens; correct its lengths"
+                )
             if not call.prompt:
                 raise WorkflowError(
                     f"workflow {self.id}: call {call.id!r} has an empty prompt; give it a segment of 1 token or more"

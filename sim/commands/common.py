@@ -50,11 +50,15 @@ def reading_options(function: F) -> Callable[..., Any]:
         metavar="WHERE",
         help="Count tokens with this tokenizer.json, or with the vLLM at this http:// address; else characters / 4.",
     )
+    @click.option("--all-skipped", is_flag=True, help="Name every document that was skipped, not only five.")
     @click.option("--only", multiple=True, metavar="PATTERN", help="Only workflows with such ids: 'peer-review/*'.")
     @wraps(function)
-    def wrapped(*args: Any, hidden_calls: bool, tokenizer_at: str | None, only: tuple[str, ...], **kwargs: Any) -> Any:
+    def wrapped(
+        *args: Any, hidden_calls: bool, tokenizer_at: str | None, all_skipped: bool, only: tuple[str, ...], **rest: Any
+    ) -> Any:
         counter = tokenizer(tokenizer_at) if tokenizer_at else ESTIMATED
-        return function(*args, options=LoadOptions(counter, hidden_calls, only=only), **kwargs)
+        options = LoadOptions(counter, hidden_calls, only=only, all_skipped=all_skipped)
+        return function(*args, options=options, **rest)
 
     return wrapped
 
@@ -128,10 +132,11 @@ def read_traces(paths: Sequence[str], options: LoadOptions, brief: bool = False)
 def tell(report: LoadReport, workflows: Sequence[Workflow], options: LoadOptions, brief: bool = False) -> None:
     """Say what was read, what was skipped and why, and what the workflows leave open; ``brief``: how much of that."""
     click.echo(f"read {report.line()}", err=True)
-    for item in report.skipped[:_SHOWN]:
+    shown = len(report.skipped) if options.all_skipped else _SHOWN
+    for item in report.skipped[:shown]:
         click.echo(f"skipped {item.where}: {item.reason}", err=True)
-    if len(report.skipped) > _SHOWN:
-        reasons = Counter(item.reason for item in report.skipped[_SHOWN:])
+    if len(report.skipped) > shown:
+        reasons = Counter(item.reason for item in report.skipped[shown:])
         for reason, number in reasons.most_common():
             click.echo(f"skipped {number} more: {reason}", err=True)
     notes = Counter(note for workflow in workflows for note in workflow.notes).most_common()

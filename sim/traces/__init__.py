@@ -89,12 +89,14 @@ class LoadOptions:
     """``hidden_calls`` adds LLM calls that the run made but its log does not show.
 
     ``about``: what other documents tell, by framework and name of the run. ``only``: patterns of the ids of the
-    workflows to keep, as a shell's for names; without any, all are kept.
+    workflows to keep, as a shell's for names; without any, all are kept. ``all_skipped``: whoever reports shall name
+    every document that was skipped.
     """
 
     tokenizer: Tokenizer = ESTIMATED
     hidden_calls: bool = False
     only: tuple[str, ...] = ()
+    all_skipped: bool = False
     about: Mapping[tuple[str, str], About] = field(default_factory=dict)
 
 
@@ -217,7 +219,10 @@ def text_of(path: Path) -> str:
 
 
 def segment_id(text: str) -> str:
-    """A name for a text that tells nothing about it: equal texts have equal names, in every process."""
+    """A name for a text from which the text cannot be read: equal texts have equal names, in every process.
+
+    Whoever guesses a text can see that the guess was right.
+    """
     # JSON may escape half a surrogate pair, which is no UTF-8.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
@@ -263,11 +268,16 @@ def _nothing(report: LoadReport, paths: Iterable[str | Path]) -> str:
 
 
 def _documents(path: Path, report: LoadReport) -> Iterator[Document]:
-    """A folder gives its files, a file itself, a collection of originals each of them."""
+    """A folder gives its files but hidden ones, a file itself, a collection of originals each of them."""
     if path.is_dir():
         for file in sorted(path.rglob("*")):
-            if file.is_file() and not file.name.startswith("."):
+            if any(part.startswith(".") for part in file.relative_to(path).parts):
+                continue  # as `ls` does
+            if file.is_file():
                 yield from _documents(file, report)
+            elif file.is_symlink():
+                report.documents += 1
+                report.skipped.append(Skipped(str(file), "a link to a folder or to nothing; name what it leads to"))
         return
     try:
         text = text_of(path)

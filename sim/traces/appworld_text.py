@@ -73,6 +73,8 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     """One workflow per task."""
     lines = document.lines
     starts = [number for number, line in enumerate(lines) if _header(line)]
+    if not starts:
+        raise TraceError("no task's header stands whole on its line; copy the log again")
     if any(_block(line, False) for line in lines[: starts[0]]):
         yield Skipped(document.where, f"the task that ends at line {starts[0]} has no header; give it one")
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(lines)], strict=True), start=1):

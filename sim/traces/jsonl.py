@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from sim.errors import TraceError, WorkflowError, nearest
+from sim.errors import TraceError, WorkflowError, nearest, quoted
 from sim.traces import BROKEN_JSON, Document, LoadOptions, Skipped
 from sim.workflow import Call, Edge, Node, Segment, Tape, Tool, Workflow
 
@@ -50,9 +50,9 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
     del options  # token counts are in the file already
     header = _header(document)
     assert header is not None
-    if header.get("version") not in (1, VERSION):
+    if header.get("version") not in (1, VERSION) or type(header["version"]) is not int:
         raise TraceError(
-            f"version {header.get('version')!r} of {FORMAT}; this workspan reads 1 and {VERSION}; import it again"
+            f"version {quoted(header.get('version'))} of {FORMAT}; this workspan reads 1 and {VERSION}; import it again"
         )
     lines = enumerate(document.text.split("\n")[1:], start=2)
     empty = True
@@ -62,7 +62,7 @@ def load(document: Document, options: LoadOptions) -> Iterator[Workflow | Skippe
         empty = False
         where = f"{document.where}, line {number}"
         try:
-            yield parse(json.loads(line))
+            yield parse(json.loads(line, object_pairs_hook=_object))
         except (TraceError, WorkflowError) as error:
             yield Skipped(where, str(error))
         except (ValueError, RecursionError):
@@ -81,7 +81,7 @@ def dump(workflows: Iterable[Workflow], header: Mapping[str, Any]) -> Iterator[s
 def parse(data: Any) -> Workflow:
     """A workflow from its JSON form. Raises TraceError or WorkflowError with the node's name."""
     _check("workflow", data, _WORKFLOW, _OPTIONAL)
-    where = f"workflow {data['id']}"
+    where = f"workflow {data['id'][:100]}"
     reader = _Reader(where)
     nodes = tuple(reader.node(number, item) for number, item in enumerate(data["nodes"]))
     _check_items(f"{where}, labels", data.get("labels", {}).items(), (str, bool))
@@ -130,7 +130,7 @@ class _Reader:
         return node
 
     def _prompt(self, item: dict[str, Any]) -> tuple[Segment, ...]:
-        where = f"{self._where}, prompt of {item['call']!r}"
+        where = f"{self._where}, prompt of {quoted(item['call'])}"
         return (*self._continued(where, item), *(self._segment(where, part) for part in item["prompt"]))
 
     def _continued(self, where: str, item: dict[str, Any]) -> tuple[Segment, ...]:
@@ -139,19 +139,28 @@ class _Reader:
         _check_items(f"{where}, continues", [item["continues"]], (str, int))
         call, number = item["continues"]
         before = self._prompts.get(call, ())
-        if not 0 <= number <= len(before):
-            raise TraceError(f"{where} continues {number} segments of {call!r}, an earlier call has no so many")
+        if call not in self._prompts or not 0 <= number <= len(before):
+            raise TraceError(f"{where} continues {number} segments of {quoted(call)}, an earlier call has no so many")
         return before[:number]
 
     def _segment(self, where: str, part: Any) -> Segment:
         if isinstance(part, str):
             if part not in self._segments:
-                raise TraceError(f"{where}: segment {part!r} has no length before; give it as [id, tokens]")
+                raise TraceError(f"{where}: segment {quoted(part)} has no length before; give it as [id, tokens]")
             return self._segments[part]
         _check_items(where, [part], (str, int))
         segment = Segment(*part)
         known = self._segments.setdefault(segment.segment_id, segment)
         return known if known == segment else segment
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose keys must differ: of two values one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise TraceError(f"the key {quoted(twice)} occurs twice in one object; give it once")
+    return found
 
 
 def _edge(where: str, edge: Any) -> Edge:
@@ -180,7 +189,7 @@ def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping
     for key, value in data.items():
         kind = required.get(key, optional.get(key))
         if kind is None:
-            raise TraceError(f"{where}: unknown key {key!r}{nearest(key, {**required, **optional})}")
+            raise TraceError(f"{where}: unknown key {quoted(key)}{nearest(key, {**required, **optional})}")
         if not _is(value, kind):
             raise TraceError(f"{where}: {key!r} is of the wrong type ({type(value).__name__})")
 
@@ -189,7 +198,7 @@ def _check_items(where: str, items: Iterable[Any], kinds: tuple[Any, ...]) -> No
     for item in items:
         if not (isinstance(item, list | tuple) and len(item) == len(kinds) and all(map(_is, item, kinds))):
             form = [getattr(kind, "__name__", "number") for kind in kinds]
-            raise TraceError(f"{where}: {item!r} should be of the form {form}")
+            raise TraceError(f"{where}: {quoted(item)} should be of the form {form}")
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -77,6 +77,39 @@ def test_only_workflows_with_such_ids_are_kept_and_the_others_counted(traces):
     assert_one_line(workspan("traces", "ls", traces, "--only", "x*"), "--only x*: none of 2 workflows has such an id")
 
 
+def test_links_are_reported_and_hidden_files_are_not_read(traces, tmp_path):
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    (folder / ".hidden").mkdir(parents=True)
+    elsewhere.mkdir()
+    jsonl(folder / "a.jsonl", WORKFLOW)
+    jsonl(folder / ".hidden" / "b.jsonl", {**WORKFLOW, "id": "hidden"})
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "gone.json").symlink_to(tmp_path / "nothing")
+    done = workspan("traces", "ls", folder)
+    assert "read 3 documents: 1 workflows (1 Test), 2 skipped" in done.stderr
+    assert done.stderr.count("a link to a folder or to nothing") == 2
+
+
+def test_every_skipped_document_is_named_where_that_is_asked_for(traces, tmp_path):
+    for number in range(9):
+        (tmp_path / f"bad-{number}.json").write_text(f'{{"{number}": ')
+    assert workspan("traces", "ls", tmp_path).stderr.count("bad-") == 5
+    assert workspan("traces", "ls", tmp_path, "--all-skipped").stderr.count("bad-") == 9
+
+
+def test_client_waits_are_no_tool_runs(tmp_path):
+    wait = {"tool": "g", "name": "client", "duration_s": 1.0}
+    done = workspan("run", jsonl(tmp_path / "c.jsonl", {**OPEN, "nodes": [*OPEN["nodes"], wait]}), "--policy", "async")
+    assert "1 of 1 tool runs have no recorded duration" in done.stdout
+
+
+def test_a_framework_whose_output_is_mostly_estimated_is_named(tmp_path):
+    guess = {"call": "a", "agent": "x", "prompt": [["s", 5]], "answer": "unknown:a", "output_tokens": 20}
+    other = {**WORKFLOW, "id": "v", "framework": "Guess", "nodes": [guess], "edges": []}
+    done = workspan("run", jsonl(tmp_path / "g.jsonl", WORKFLOW, other), "--policy", "async")
+    assert "  Guess: 100% of its output tokens." in done.stdout
+
+
 def test_show_draws_a_picture_once(traces, tmp_path):
     picture = tmp_path / "w.svg"
     done = workspan("traces", "show", "w", traces, "--svg", picture)
@@ -108,6 +141,12 @@ def test_an_interval_counts_the_copies_of_a_workflow_as_one(tmp_path):
     policies = result(jsonl(tmp_path / "copies.jsonl", *copies))["policies"]
     assert policies["async"]["speedup"] > 1
     assert policies["async"]["speedup_ci95"] is None
+
+
+def test_a_rule_for_a_tool_that_no_workflow_has_is_an_error(traces):
+    done = workspan("run", traces, "--policy", "async", "--tool-time", "pyhton=none")
+    assert done.returncode == 2
+    assert "no workflow has such a tool; did you mean 'python'?" in done.stderr
 
 
 @pytest.mark.parametrize(

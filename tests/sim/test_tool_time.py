@@ -60,6 +60,7 @@ def test_drawn_times_have_the_mean_and_the_spread_that_were_asked_for():
         (["constant:-1"], "'-1' is not a number"),
         (["constant:nan"], "'nan' is not a number"),
         (["lognormal:mean=1"], "needs mean=S and sigma=X"),
+        (["lognormal:mean=3,mean=4,sigma=1"], "needs mean=S and sigma=X"),
         (["lognormal:mean=0,sigma=1"], "above 0 s"),
         (["lognormal:mean=1,sigma=x"], "'x' is not a number"),
         (["=none"], "no tool's name"),

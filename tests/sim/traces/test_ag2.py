@@ -199,3 +199,11 @@ def test_the_group_chats_are_as_long_as_those_of_the_full_release(originals):
     assert counts["calls"] / len(groups) == pytest.approx(12105 / 2379, rel=0.05)
     assert counts["tools"] / len(groups) == pytest.approx(2349 / 2379, rel=0.05)
     assert counts["hidden"] / len(groups) == pytest.approx(16743 / 2379, rel=0.05)
+
+
+def test_a_run_without_end_is_an_error_and_not_a_full_memory():
+    turns = [
+        ("mathproxyagent", "go"),
+        *((name, str(n)) for n in range(2500) for name in ("assistant", "mathproxyagent")),
+    ]
+    assert "cut the run" in run(*turns).reason

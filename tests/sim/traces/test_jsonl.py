@@ -52,7 +52,28 @@ def workflow(*nodes, **changes):
 
 def test_version_1_is_still_read():
     assert read(workflow(call()), version=1).calls[0].prompt == (Segment("s", 5),)
-    assert "version 3" in read(workflow(call()), version=3).reason
+    for version in (3, True, 2.0, None):
+        assert f"version {version}" in read(workflow(call()), version=version).reason
+
+
+def test_a_key_that_occurs_twice_is_an_error():
+    text = json.dumps(workflow(call())).replace('"output_tokens": 2', '"output_tokens": 2, "output_tokens": 99')
+    header = json.dumps({"format": "workspan-workflows", "version": 2})
+    (item,) = load_document(Document("f.jsonl", f"{header}\n{text}"), LoadOptions())
+    assert "the key 'output_tokens' occurs twice" in item.reason
+
+
+def test_a_message_shows_only_the_beginning_of_what_stands_in_the_file():
+    secret = "the patient " * 100
+    for data in (
+        workflow(call(), edges=[["a", "a", secret]]),
+        workflow(call(), edges=[[secret, "a", "visible"]]),
+        workflow(call(prompt=[secret])),
+        workflow(call(prompt=[[secret, secret]])),
+        workflow(call(**{secret: 1})),
+        workflow(call(continues=[secret, 2])),
+    ):
+        assert len(read(data).reason) < 300
 
 
 @pytest.mark.parametrize(
@@ -65,6 +86,10 @@ def test_version_1_is_still_read():
         (workflow(call(), call(call="b", answer="B", continues=["a", 2])), "continues 2 segments of 'a'"),
         (workflow(call(), call(call="b", answer="B", continues=["a", -1])), "continues -1 segments of 'a'"),
         (workflow(call(continues=["a"])), "continues"),
+        (workflow(call(continues=["z", 0])), "continues 0 segments of 'z'"),
+        (workflow(call(), edges=[["a", "a", "visible"], ["a", "a", "control"]]), "2 edges a -> a; give one"),
+        (workflow(call(prompt=[["s", 10**12]])), "more than 100,000,000 tokens"),
+        (workflow(call(output_tokens=10**9)), "more than 100,000,000 tokens"),
         (workflow(call(at=[1])), "at: [1] should be of the form"),
         (workflow(call(at=[2, 1])), "the recorded time of 'a' must be"),
         (workflow(call(at=[-1, 1])), "the recorded time of 'a' must be"),
