@@ -1,15 +1,17 @@
-"""One streamed completion on a vLLM server: token ids in, token ids and the time of each out."""
+"""One streamed answer of a vLLM server, to token ids or to the messages of a chat: its tokens and the time of each."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import requests
+
+from live.tool_calls import Pieces, ToolCall
 
 #: Seconds. A server that says nothing for so long in the middle of a call has died.
 CONNECT_TIMEOUT_S = 10.0
@@ -31,13 +33,31 @@ class Answer:
     queue_s: float | None = None
     #: Seconds from being scheduled to the first token, as the server measured them.
     prefill_s: float | None = None
+    #: Of a chat: tool calls in order, and for each that is of no use, or did not come although it had to, the reason.
+    tool_calls: Sequence[ToolCall] = ()
+    malformed: Sequence[str] = ()
+    texts: list[str] = field(default_factory=list)
+    pieces: Pieces = field(default_factory=Pieces)
+    finish_reason: str | None = None
+    #: Tokens as the server counted them, for one that does not tell their ids.
+    num_counted_tokens: int = 0
+
+    @property
+    def text(self) -> str:
+        """What it says, tool calls apart."""
+        return "".join(self.texts)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens of the answer, with those of tool calls and of its end."""
+        return len(self.token_ids) or self.num_counted_tokens
 
 
 class Client:
-    """The completions of one server and model. Safe to use from one thread at a time: each gets its own."""
+    """The answers of one server and model. Safe to use from one thread at a time: each gets its own."""
 
     def __init__(self, url: str, model: str, timeout_s: float) -> None:
-        self._url = f"{url}/v1/completions"
+        self._url = f"{url}/v1"
         self._model = model
         self._timeout = (CONNECT_TIMEOUT_S, timeout_s)
         self._session = requests.Session()
@@ -55,32 +75,56 @@ class Client:
 
         ``extra`` are keys of vLLM's completion request, such as ``priority`` and ``cache_salt``. Raises CallError.
         """
-        body = {
-            "model": self._model,
-            "prompt": list(prompt),
-            "max_tokens": num_tokens,
-            "min_tokens": num_tokens,
-            "ignore_eos": True,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_token_ids": True,
-            **extra,
-        }
-        answer = Answer(sent_s=time.monotonic())
-        try:
-            self._receive(_Body(json.dumps(body).encode(), sent), answer)
-        except requests.RequestException as error:
-            raise CallError(_reason(error)) from error
-        finally:
-            sent()  # whoever waits for this call to be on its way must not wait for ever
+        answer = self._ask("completions", {"prompt": list(prompt), **_exactly(num_tokens), **extra}, sent)
         if len(answer.token_times_s) != num_tokens:
             raise CallError(f"the answer has {len(answer.token_times_s)} tokens instead of {num_tokens}")
         return answer
 
-    def _receive(self, body: _Body, answer: Answer) -> None:
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int,
+        sent: Callable[[], None] = lambda: None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        **extra: Any,
+    ) -> Answer:
+        """Let the model answer a chat: with exactly so many tokens, or with at most so many if it may call tools.
+
+        ``extra``: more keys of vLLM's chat request, such as ``tool_choice`` and ``parallel_tool_calls``; they are sent
+        as given. What a model makes of its tools is never an error here: see `Answer.malformed`. Raises CallError.
+        """
+        length = {"max_tokens": max_tokens, "tools": list(tools)} if tools else _exactly(max_tokens)
+        answer = self._ask("chat/completions", {"messages": list(messages), **length, **extra}, sent)
+        if answer.finish_reason is None:
+            raise CallError("the stream ended before the answer did")
+        if not answer.token_times_s or not answer.num_output_tokens:
+            raise CallError("the answer has no token, or the server does not count them")
+        if not tools and answer.num_output_tokens != max_tokens:
+            raise CallError(f"the answer has {answer.num_output_tokens} tokens instead of {max_tokens}")
+        _read_tool_calls(answer, [tool["function"]["name"] for tool in tools], extra.get("tool_choice"))
+        return answer
+
+    def _ask(self, path: str, body: Mapping[str, Any], sent: Callable[[], None]) -> Answer:
+        body = {
+            "model": self._model,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+            **body,
+        }
+        answer = Answer(sent_s=time.monotonic())
+        try:
+            self._receive(path, _Body(json.dumps(body).encode(), sent), answer)
+        except requests.RequestException as error:
+            raise CallError(_reason(error)) from error
+        finally:
+            sent()  # whoever waits for this call to be on its way must not wait for ever
+        return answer
+
+    def _receive(self, path: str, body: _Body, answer: Answer) -> None:
         with self._session.post(
-            self._url, data=body, headers=self._headers, stream=True, timeout=self._timeout
+            f"{self._url}/{path}", data=body, headers=self._headers, stream=True, timeout=self._timeout
         ) as response:
             if response.status_code != 200:
                 raise CallError(f"HTTP {response.status_code}: {_message(response)}")
@@ -122,13 +166,40 @@ def _take(data: bytes, answer: Answer) -> None:
     for choice in event.get("choices", ()):
         ids = choice.get("token_ids") or ()
         answer.token_ids += ids
-        answer.token_times_s += [now] * len(ids)
+        said = _take_text(choice, answer)
+        # Of a server that does not tell ids a piece of text has one time, however many tokens it is.
+        answer.token_times_s += [now] * (len(ids) or (said and "delta" in choice))
     if usage := event.get("usage"):
         answer.num_prompt_tokens = usage.get("prompt_tokens")
+        answer.num_counted_tokens = usage.get("completion_tokens") or 0
         answer.num_cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     if metrics := event.get("metrics"):
         answer.queue_s = _seconds(metrics.get("queue_time_ms"))
         answer.prefill_s = _seconds(metrics.get("time_to_first_token_ms"))
+
+
+def _take_text(choice: Mapping[str, Any], answer: Answer) -> bool:
+    """What an event says, of a completion or a chat; whether that is anything."""
+    answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+    delta = choice.get("delta") or {}
+    calls, text = delta.get("tool_calls") or (), choice.get("text") or delta.get("content") or ""
+    answer.pieces.add(calls)
+    answer.texts.append(text)
+    return bool(calls or text)
+
+
+def _read_tool_calls(answer: Answer, names: Sequence[str], choice: Any) -> None:
+    """``choice``: the request's tool_choice, which may name the only tool that is allowed."""
+    # A named call ends with "stop", a required one with "tool_calls": only "length" says something for sure.
+    allowed = [choice["function"]["name"]] if isinstance(choice, Mapping) else names
+    answer.tool_calls = answer.pieces.calls(allowed, cut_off=answer.finish_reason == "length")
+    answer.malformed = [call.problem for call in answer.tool_calls if call.problem]
+    if not answer.tool_calls and (choice == "required" or isinstance(choice, Mapping)):
+        answer.malformed = ["no tool was called, though one had to be"]
+
+
+def _exactly(num_tokens: int) -> dict[str, Any]:
+    return {"max_tokens": num_tokens, "min_tokens": num_tokens, "ignore_eos": True}
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -19,7 +19,9 @@ from itertools import count, islice
 from typing import Any
 
 from live.client import Answer, CallError, Client
-from live.prompts import prompt_ids
+from live.conversation import Ask, Conversation
+from live.text import Texts
+from live.tools import NOT_RUN, Executor, Job, ToolResult, ToolRun, start
 from sim.policies import Policy
 from sim.record import EngineStats, Record, RunResult, SessionRecord, Status
 from sim.run import Run
@@ -28,6 +30,8 @@ from sim.workflow import Call, Node, Tool, Workflow
 #: Seconds to wait for a request to be written before the next one is sent all the same.
 _WRITTEN_S = 5.0
 _MOST_CALLS = 1024
+
+Act = Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -38,6 +42,7 @@ class _Sent:
     number: int
     due_s: float
     prompt_tokens: int
+    ask: Ask
     written: threading.Event = field(default_factory=threading.Event)
     answer: Answer | None = None
     sent_s: float | None = None
@@ -47,20 +52,19 @@ class _Sent:
 @dataclass(slots=True)
 class _Open:
     workflow: Workflow
+    said: Conversation
     arrived_s: float
     calls: dict[str, _Sent] = field(default_factory=dict)
-    answers: dict[str, list[int]] = field(default_factory=dict)
     tool_s: float = 0.0
     finished_s: float | None = None
-
-
-Act = Callable[[], None]
 
 
 class Replay:
     """One repetition under one policy. Times are seconds since it began.
 
-    ``connect`` makes a client, one for each call in flight; ``extra`` are keys that every request carries.
+    ``connect`` makes a client, one for each call in flight; ``extra`` are keys that every request carries. A call that
+    has one of the ``texts`` is sent as a chat, every other as token ids. A tool that such a chat offers to the model is
+    carried out by ``executor``; without one, and for every other tool, the recorded time passes.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Replay:
         connect: Callable[[], Client],
         extra: Mapping[str, Any],
         progress: Callable[[], None] = lambda: None,
+        texts: Texts | None = None,
+        executor: Executor | None = None,
     ) -> None:
         self._run = Run(policy)
         self._workflows = workflows
@@ -77,6 +83,8 @@ class Replay:
         self._connect = connect
         self._extra = dict(extra)
         self._progress = progress
+        self._texts = texts or {}
+        self._executor = executor
         self._open: dict[int, _Open] = {}
         self._done: queue.SimpleQueue[Act] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, Act]] = []
@@ -119,6 +127,14 @@ class Replay:
         sent = (sent for state in self._open.values() for sent in state.calls.values())
         return [one.sent_s - one.due_s for one in sent if one.sent_s is not None]
 
+    def malformed(self) -> list[str]:
+        """Workflow, call and reason of each tool call that was of no use, or did not come although it had to."""
+        return [line for state in self._open.values() for line in state.said.malformed()]
+
+    def tool_runs(self) -> list[ToolRun]:
+        """The tools that are over, in the order in which their workflows arrived and they ended."""
+        return [run for state in self._open.values() for run in state.said.runs.values()]
+
     def _now(self) -> float:
         return time.monotonic() - self._began
 
@@ -147,7 +163,7 @@ class Replay:
 
     def _arrive(self, session: int, due_s: float) -> None:
         workflow = self._workflows[session]
-        self._open[session] = _Open(workflow, self._now())
+        self._open[session] = _Open(workflow, Conversation(session, workflow, self._texts), self._now())
         self._start(session, self._run.arrive(session, workflow), due_s)
 
     def _start(self, session: int, nodes: Iterable[Node], due_s: float) -> None:
@@ -156,14 +172,14 @@ class Replay:
             if isinstance(node, Tool):
                 self._tool(session, node)
                 continue
-            ids = prompt_ids(node.prompt, state.answers)
-            sent = _Sent(node, next(self._numbers), due_s, len(ids))
+            ask, prompt_tokens = state.said.prepare(node, self._extra)
+            sent = _Sent(node, next(self._numbers), due_s, prompt_tokens, ask)
             state.calls[node.id] = sent
             self._under_way += 1
-            self._threads.submit(self._send, session, sent, ids, state.workflow.tape.output_tokens[node.id])
+            self._threads.submit(self._send, session, sent)
             sent.written.wait(_WRITTEN_S)
 
-    def _send(self, session: int, sent: _Sent, ids: list[int], num_tokens: int) -> None:
+    def _send(self, session: int, sent: _Sent) -> None:
         """In a thread of its own: let the server answer, then tell."""
         try:
             client = self._idle.get_nowait()
@@ -171,7 +187,7 @@ class Replay:
             client = self._connect()
         try:
             sent.sent_s = self._now()
-            sent.answer = client.complete(ids, num_tokens, sent.written.set, **self._extra)
+            sent.answer = sent.ask(client, sent.written.set)
             self._idle.put(client)
         except CallError as error:
             sent.reason = str(error)
@@ -185,25 +201,44 @@ class Replay:
         self._under_way -= 1
         state = self._open[session]
         if sent.answer is not None:
-            state.answers[sent.call.answer_id] = sent.answer.token_ids
+            state.said.answered(sent.call, sent.answer)
             due_s = sent.answer.token_times_s[-1] - self._began
             self._go_on(session, self._run.finish(session, sent.call), due_s)
         else:
             self._go_on(session, self._run.fail(session, sent.call), self._now())
 
     def _tool(self, session: int, tool: Tool) -> None:
-        seconds = self._workflows[session].tape.tool_s[tool.id] or 0.0
-        due_s = self._now() + seconds
-        self._at(due_s, lambda: self._tool_done(session, tool, seconds, due_s))
+        job, offered = self._open[session].said.job(tool)
+        if self._executor and offered:
+            self._under_way += 1
+            start(self._executor, job, partial(self._carried_out, job))
+        else:
+            due_s = self._now() + job.recorded_s
+            run = ToolRun(job, ToolResult(NOT_RUN, job.recorded_s), due_s)
+            self._at(due_s, lambda: self._tool_done(run))
 
-    def _tool_done(self, session: int, tool: Tool, seconds: float, due_s: float) -> None:
-        self._open[session].tool_s += seconds
-        self._go_on(session, self._run.finish(session, tool), due_s)
+    def _carried_out(self, job: Job, result: ToolResult) -> None:
+        """In the tool's thread."""
+        run = ToolRun(job, result, self._now())
+        self._done.put(lambda: self._executor_done(run))
+
+    def _executor_done(self, run: ToolRun) -> None:
+        self._under_way -= 1
+        self._tool_done(run)
+
+    def _tool_done(self, run: ToolRun) -> None:
+        state = self._open[run.job.session]
+        state.tool_s += run.result.seconds
+        state.said.ran(run)
+        report = self._run.fail if run.result.fatal else self._run.finish
+        self._go_on(run.job.session, report(run.job.session, run.job.tool), run.ended_s)
 
     def _go_on(self, session: int, nodes: Iterable[Node], due_s: float) -> None:
         self._start(session, nodes, due_s)
         if self._run.over(session):
             self._open[session].finished_s = self._now()
+            if self._executor:
+                self._executor.over(session)
             self._progress()
             if self._refill:
                 for following in islice(self._to_come, 1):
@@ -221,9 +256,10 @@ class Replay:
             workflow_id=state.workflow.id,
             call_id=sent.call.id,
             agent=sent.call.agent,
-            num_prompt_tokens=sent.prompt_tokens,
+            # Of a chat only the server knows; of token ids it counts as many as were sent.
+            num_prompt_tokens=answer.num_prompt_tokens or sent.prompt_tokens if answer else sent.prompt_tokens,
             num_cached_tokens=answer.num_cached_tokens if answer else None,
-            num_output_tokens=len(answer.token_ids) if answer else 0,
+            num_output_tokens=answer.num_output_tokens if answer else 0,
             sent_s=sent.due_s if sent.sent_s is None else sent.sent_s,
             scheduled_s=scheduled,
             first_token_s=first,
