@@ -150,12 +150,12 @@ def test_repetitions_are_interleaved_and_each_begins_with_an_empty_cache(server)
 def test_priorities_reorder_the_queue(server):
     """Four slots: the first four run, the rest is admitted by priority, smaller first."""
     priorities = [5, 5, 5, 5, 5, 0, 0, -3, 9]
-    order, threads, lock = [], [], threading.Lock()
+    begun, threads, lock = [], [], threading.Lock()
 
     def call(number, priority):
-        Client(server, MODEL, TIMEOUT_S).complete(segment_ids(f"p{number}", 50), 60, priority=priority)
+        answer = Client(server, MODEL, TIMEOUT_S).complete(segment_ids(f"p{number}", 50), 60, priority=priority)
         with lock:
-            order.append(priority)
+            begun.append((answer.token_times_s[0], priority))
 
     for number, priority in enumerate(priorities):
         threads.append(threading.Thread(target=call, args=(number, priority)))
@@ -163,6 +163,7 @@ def test_priorities_reorder_the_queue(server):
         time.sleep(0.03)
     for thread in threads:
         thread.join(TIMEOUT_S)
+    order = [priority for _, priority in sorted(begun)]
     assert order[:4] == [5, 5, 5, 5]
     assert order[4:] == [-3, 0, 0, 5, 9]
 
