@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
@@ -14,6 +14,8 @@ from live.client import CallError, Client
 from live.prompts import segment_ids
 from live.replay import Replay
 from live.server import Server, ServerInfo, engine_stats
+from live.text import Texts
+from live.tools import Executor, ToolRun
 from sim.choices import Choices
 from sim.compare import Comparison
 from sim.errors import RunError
@@ -30,6 +32,20 @@ Progress = Callable[[], None]
 
 
 @dataclass(frozen=True)
+class Setup:
+    """How to replay. ``timeout_s``: seconds without a token after which a call has failed.
+
+    ``texts`` are sent as chats instead of token ids, and ``executor`` carries out the tools that they offer.
+    """
+
+    repetitions: int = 1
+    timeout_s: float = 300.0
+    texts: Texts = field(default_factory=dict)
+    executor: Executor | None = None
+    progress: Progress = lambda: None
+
+
+@dataclass(frozen=True)
 class Repetition:
     """One run of all workflows under one policy, and how much later than due its calls were sent."""
 
@@ -37,6 +53,8 @@ class Repetition:
     number: int
     run: RunResult
     lags_s: Sequence[float]
+    malformed: Sequence[str] = ()
+    tool_failures: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +77,8 @@ class Measured(Comparison):
             **self.server.to_json(),
             "repetitions": max((one.number for one in self.repetitions), default=-1) + 1,
             "replay_lag_s": distribution(self._lags()),
+            "malformed_tool_calls": len(self._malformed),
+            "failed_tools": len(self._failed),
             "degraded": self.degraded,
             "interrupted": self.interrupted,
         }
@@ -75,6 +95,12 @@ class Measured(Comparison):
         if lags := self._lags():
             p50, p99 = np.percentile(lags, (50, 99))
             lines.append(f"Calls were sent {1000 * p50:.1f} ms after they were due (p50), {1000 * p99:.1f} ms (p99).")
+        for what, found in (
+            ("tool calls of the model were malformed", self._malformed),
+            ("tools failed", self._failed),
+        ):
+            if found:
+                lines.append(f"{len(found)} {what}, the first: {found[0]}")
         if self.degraded:
             lines.append(f"DEGRADED: more than {1000 * MAX_LAG_S:.0f} ms at the 99th percentile; lower the load.")
         if self.interrupted:
@@ -85,6 +111,14 @@ class Measured(Comparison):
         """Every repetition."""
         for one in self.repetitions:
             yield {"policy": one.policy, "repetition": one.number}, one.run
+
+    @property
+    def _malformed(self) -> list[str]:
+        return [line for one in self.repetitions for line in one.malformed]
+
+    @property
+    def _failed(self) -> list[str]:
+        return [line for one in self.repetitions for line in one.tool_failures]
 
     def _lags(self) -> list[float]:
         return [lag for one in self.repetitions for lag in one.lags_s]
@@ -105,29 +139,29 @@ def measure(
     load: Load,
     seed: int,
     choices: Choices,
-    repetitions: int,
-    timeout_s: float,
-    progress: Progress,
+    setup: Setup,
 ) -> Measured:
-    """Replay every policy ``repetitions`` times, in turn, so that drift of the machine hits all alike.
+    """Replay every policy several times, in turn, so that drift of the machine hits all alike.
 
     Every run begins with an empty prefix cache: its requests carry a salt of their own. Raises RunError where the
     server cannot do what a policy or the replay needs.
     """
     info = server.info()
     check_policies(policies, info)
-    _warm_up(server, info, timeout_s)
+    _warm_up(server, info, setup.timeout_s)
     done: list[Repetition] = []
     interrupted = False
-    for number, name in product(range(repetitions), policies):
-        replays = list(_replays(workflows, policies[name], info, load, seed, timeout_s, progress))
+    for number, name in product(range(setup.repetitions), policies):
+        replays = list(_replays(workflows, policies[name], info, load, seed, setup))
         before = server.counters()
         interrupted = not all(_play(replay, load, len(workflows), seed) for replay in replays)
         engine = engine_stats(before, server.counters())
         # The counters are of the whole repetition: they stand with its first part.
         parts = [replay.result(EngineStats() if index else engine) for index, replay in enumerate(replays)]
         lags = [lag for replay in replays for lag in replay.lags_s()]
-        done.append(Repetition(name, number, joined(parts), lags))
+        malformed = [line for replay in replays for line in replay.malformed()]
+        failures = [_failure(run) for replay in replays for run in replay.tool_runs() if run.result.reason]
+        done.append(Repetition(name, number, joined(parts), lags, malformed, failures))
         if interrupted:
             break
     return Measured(
@@ -161,14 +195,25 @@ def _replays(
     info: ServerInfo,
     load: Load,
     seed: int,
-    timeout_s: float,
-    progress: Progress,
+    setup: Setup,
 ) -> Iterator[Replay]:
     """One replay of all workflows, or of each by itself; each finds an empty prefix cache."""
     alone = [{number: workflow} for number, workflow in enumerate(workflows)]
     for some in alone if isinstance(load, Alone) else [in_order(workflows, seed)]:
         extra = {"cache_salt": secrets.token_hex(8)}
-        yield Replay(some, policy, lambda: Client(info.url, info.model, timeout_s), extra, progress)
+        yield Replay(
+            some,
+            policy,
+            lambda: Client(info.url, info.model, setup.timeout_s),
+            extra,
+            setup.progress,
+            setup.texts,
+            setup.executor,
+        )
+
+
+def _failure(run: ToolRun) -> str:
+    return f"{run.job.workflow.id}, {run.job.tool.id}: {run.result.reason}"
 
 
 def _play(replay: Replay, load: Load, sessions: int, seed: int) -> bool:

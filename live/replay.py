@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count, islice
@@ -29,7 +28,6 @@ from sim.workflow import Call, Node, Tool, Workflow
 
 #: Seconds to wait for a request to be written before the next one is sent all the same.
 _WRITTEN_S = 5.0
-_MOST_CALLS = 1024
 
 Act = Callable[[], None]
 
@@ -90,7 +88,6 @@ class Replay:
         self._timers: list[tuple[float, int, Act]] = []
         self._numbers = count()
         self._idle: queue.SimpleQueue[Client] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(_MOST_CALLS, "call")
         self._began = time.monotonic()
         self._under_way = 0
         self._refill = False
@@ -146,10 +143,8 @@ class Replay:
             while self._under_way or self._timers:
                 self._next()()
         except KeyboardInterrupt:
-            self.interrupted = True
-        finally:
             # Whoever still waits for a server is left behind: its record is unfinished.
-            self._threads.shutdown(wait=not self.interrupted, cancel_futures=True)
+            self.interrupted = True
 
     def _next(self) -> Act:
         """What happens next: a call has ended, or a timer is due."""
@@ -176,7 +171,8 @@ class Replay:
             sent = _Sent(node, next(self._numbers), due_s, prompt_tokens, ask)
             state.calls[node.id] = sent
             self._under_way += 1
-            self._threads.submit(self._send, session, sent)
+            # A daemon: one that still waits for a server must not hold up the end of an interrupted program.
+            threading.Thread(target=self._send, args=(session, sent), name="call", daemon=True).start()
             sent.written.wait(_WRITTEN_S)
 
     def _send(self, session: int, sent: _Sent) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import click
 
-from live.measure import Measured, Progress, measure
+from live.measure import Measured, Progress, Setup, measure
 from live.server import Server
+from live.text import check_texts, load_texts
+from live.tools import parse_executor
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,
@@ -49,6 +51,21 @@ from sim.traces import LoadOptions
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a token."
 )
+@click.option(
+    "--texts",
+    "texts_at",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Your own prompts for calls, sent as chats, with tools if you like; live/text.py says in which form.",
+)
+@click.option(
+    "--tools",
+    "tools",
+    default="recorded",
+    show_default=True,
+    metavar="HOW",
+    help="Who carries out the tools that a chat offers: recorded (waits), MODULE:FUNCTIONS, or appworld:URL.",
+)
 @load_options
 @seed_option("For order, arrivals, drawn tool times, intervals.")
 @view_option
@@ -66,6 +83,8 @@ def command(
     profile: str | None,
     repeat: int,
     timeout_s: float,
+    texts_at: Path | None,
+    tools: str,
     load: Load,
     seed: int,
     choices: Choices,
@@ -86,8 +105,12 @@ def command(
     settings = load_profile(profile) if profile else None
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
+    texts = load_texts(texts_at) if texts_at else {}
+    check_texts(texts, workflows)
+    executor = parse_executor(tools, timeout_s)
     with _progress(repeat * len(lineup) * len(workflows)) as advance:
-        measured = measure(workflows, lineup, base, Server(url), load, seed, choices, repeat, timeout_s, advance)
+        setup = Setup(repeat, timeout_s, texts, executor, advance)
+        measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
     if output:
         write(measured, output)
         click.echo(f"wrote {output}/", err=True)

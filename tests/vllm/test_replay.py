@@ -8,7 +8,7 @@ import pytest
 
 from live.check import check
 from live.client import Client
-from live.measure import measure
+from live.measure import Setup, measure
 from live.prompts import segment_ids
 from live.server import Server
 from sim.choices import Choices
@@ -54,7 +54,8 @@ def fan(width=6):
 def replay(url, workflows, *policies, load=None, repetitions=1):
     lineup, base = line_up(policies, None)
     load = load or ConcurrentSessions(len(workflows))
-    return measure(workflows, lineup, base, Server(url), load, 0, Choices(), repetitions, TIMEOUT_S, lambda: None)
+    setup = Setup(repetitions, TIMEOUT_S)
+    return measure(workflows, lineup, base, Server(url), load, 0, Choices(), setup)
 
 
 def profile(url):
