@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from live.client import CallError, Client
 from live.prompts import segment_ids
@@ -17,7 +19,7 @@ from live.server import Server, ServerInfo, engine_stats
 from live.text import Texts
 from live.tools import Executor, ToolRun
 from sim.choices import Choices
-from sim.compare import Comparison
+from sim.compare import Comparison, latencies
 from sim.errors import RunError
 from sim.load import Alone, Load, SessionRate, in_order
 from sim.metrics import distribution
@@ -27,6 +29,9 @@ from sim.workflow import Workflow
 
 #: Seconds. A run whose calls were sent later than that, at the 99th percentile, did not replay what it was to.
 MAX_LAG_S = 0.1
+
+#: Standard deviations from the middle to the end of a normal 95 % interval.
+_Z95 = 1.96
 
 Progress = Callable[[], None]
 
@@ -89,9 +94,36 @@ class Measured(Comparison):
         lags = self._lags()
         return bool(lags) and float(np.percentile(lags, 99)) > MAX_LAG_S
 
+    def speedup(self, name: str, pairs: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[float, float] | None]:
+        """Ratio of mean latencies, and an interval for other workflows and for other repetitions on this machine.
+
+        The variances of the logarithm are added: over workflows by the bootstrap, over repetitions by their scatter
+        (Student's t). One repetition has no interval, as it cannot tell a difference from the machine's noise.
+        """
+        ratio, interval = super().speedup(name, pairs)
+        logs = [math.log(one) for one in self._ratios(name, pairs)]
+        if len(logs) < 2:
+            return ratio, None
+        over_workflows = math.log(interval[1] / interval[0]) / (2 * _Z95) if interval else 0.0
+        over_repetitions = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+        half = float(stdtrit(len(logs) - 1, 0.975)) * math.hypot(over_workflows, over_repetitions)
+        return ratio, (ratio * math.exp(-half), ratio * math.exp(half))
+
+    def _ratios(self, name: str, workflows: Collection[str]) -> list[float]:
+        """For each repetition in which any of the workflows finished under both policies: the ratio of latencies."""
+        runs = {(one.policy, one.number): latencies(one.run) for one in self.repetitions}
+        ratios = []
+        for number in sorted({one.number for one in self.repetitions}):
+            base, other = (runs.get((policy, number), {}) for policy in (self.baseline, name))
+            if both := [workflow for workflow in workflows if workflow in base and workflow in other]:
+                ratios.append(sum(base[one] for one in both) / sum(other[one] for one in both))
+        return ratios
+
     def limits(self) -> list[str]:
         """Noise between repetitions, replay lag, and whether the run is whole."""
         lines = [line for name in self.policies if (line := self._noise(name))]
+        if len(self.policies) > 1 and len({one.number for one in self.repetitions}) < 2:
+            lines.append("One repetition cannot tell a difference from the machine's noise: take --repeat 5.")
         if lags := self._lags():
             p50, p99 = np.percentile(lags, (50, 99))
             lines.append(f"Calls were sent {1000 * p50:.1f} ms after they were due (p50), {1000 * p99:.1f} ms (p99).")

@@ -98,7 +98,7 @@ class Comparison(ABC):
 
     def pairs(self, name: str, framework: str | None = None) -> dict[str, tuple[float, float]]:
         """Workflow id -> its latency under the baseline and under the policy, where it finished under both."""
-        base, other = _latencies(self.runs[self.baseline]), _latencies(self.runs[name])
+        base, other = latencies(self.runs[self.baseline]), latencies(self.runs[name])
         return {
             workflow.id: (base[workflow.id], other[workflow.id])
             for workflow in self.workflows
@@ -131,9 +131,7 @@ class Comparison(ABC):
         pairs = self.pairs(name, framework)
         if not pairs:
             return {"speedup": None, "speedup_ci95": None, "bound": None, "workflows": 0}
-        rng = generator(self.seed, "bootstrap over workflows")
-        base, other = zip(*_by_origin(pairs), strict=True)
-        ratio, interval = speedup(base, other, rng)
+        ratio, interval = self.speedup(name, pairs)
         bounds = [self.bounds[workflow] for workflow in pairs if workflow in self.bounds]
         # Work / span bounds what is gained over one node at a time, and nothing else.
         bounded = self.policies[self.baseline] == Sequential() and len(bounds) == len(pairs)
@@ -143,6 +141,11 @@ class Comparison(ABC):
             "bound": sum(bound.work_s for bound in bounds) / sum(bound.span_s for bound in bounds) if bounded else None,
             "workflows": len(pairs),
         }
+
+    def speedup(self, name: str, pairs: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[float, float] | None]:
+        """Ratio of mean latencies over these workflows' pairs, and its 95 % interval where there is one."""
+        base, other = zip(*_by_origin(pairs), strict=True)
+        return speedup(base, other, generator(self.seed, "bootstrap over workflows"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +240,7 @@ def compare(
 
 def _bounds(workflows: Sequence[Workflow], profile: Profile, alone: RunResult) -> dict[str, Bound]:
     """Work and span of the workflows that finish; ``alone``: each by itself, one node at a time."""
-    works = _latencies(alone)
+    works = latencies(alone)
     found = (workflow for workflow in workflows if workflow.id in works)
     return {workflow.id: Bound(works[workflow.id], span_s(workflow, profile)) for workflow in found}
 
@@ -286,7 +289,7 @@ def _by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, fl
     return list(sums.values())
 
 
-def _latencies(result: RunResult) -> dict[str, float]:
+def latencies(result: RunResult) -> dict[str, float]:
     """Workflow id -> its latency, the mean where it ran several times."""
     found: defaultdict[str, list[float]] = defaultdict(list)
     for session in result.sessions:
