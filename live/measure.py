@@ -120,7 +120,8 @@ def measure(
     done: list[Repetition] = []
     interrupted = False
     for number, name in product(range(repetitions), policies):
-        replays = list(_replays(workflows, policies[name], info, load, seed, timeout_s, progress))
+        about = f"{name}/{number}"
+        replays = list(_replays(workflows, policies[name], info, load, seed, timeout_s, progress, about))
         before = server.counters()
         interrupted = not all(_play(replay, load, len(workflows), seed) for replay in replays)
         engine = engine_stats(before, server.counters())
@@ -163,12 +164,13 @@ def _replays(
     seed: int,
     timeout_s: float,
     progress: Progress,
+    name: str,
 ) -> Iterator[Replay]:
     """One replay of all workflows, or of each by itself; each finds an empty prefix cache."""
     alone = [{number: workflow} for number, workflow in enumerate(workflows)]
     for some in alone if isinstance(load, Alone) else [in_order(workflows, seed)]:
         extra = {"cache_salt": secrets.token_hex(8)}
-        yield Replay(some, policy, lambda: Client(info.url, info.model, timeout_s), extra, progress)
+        yield Replay(some, policy, lambda: Client(info.url, info.model, timeout_s), extra, progress, name=name)
 
 
 def _play(replay: Replay, load: Load, sessions: int, seed: int) -> bool:
