@@ -1,23 +1,17 @@
 """Every step of a real vLLM server, held against our scheduler with the same arrivals: both compose each alike.
 
-The server is vLLM's CPU build with a tiny model, started here and stopped here: ``make test-vllm`` installs it. As that
-build cannot schedule asynchronously, the trace of the asynchronous scheduler is made without a server.
+The server is vLLM's CPU build with a tiny model. As that build cannot schedule asynchronously, the trace of the
+asynchronous scheduler is made without a server.
 """
 
 import json
 import os
 import secrets
-import signal
-import socket
 import subprocess
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import requests
 
 from live.client import Client
 from live.replay import Replay
@@ -30,24 +24,11 @@ from sim.workflow import Call, Edge, Segment, Tape, Workflow
 
 ROOT = Path(__file__).parents[2]
 VENV = ROOT / ".venv-vllm"
-READY_S, REPLAY_S = 240, 240
+#: Seconds; it takes some five.
+REPLAY_S = 240
 
-pytestmark = pytest.mark.skipif(
-    not (VENV / "installed").exists(), reason="no vLLM in .venv-vllm; make test-vllm installs it"
-)
-
-#: As setup_vllm.sh starts it for the CPU.
-FLAGS = [
-    *("--served-model-name", "tiny-llama", "--load-format", "dummy", "--dtype", "bfloat16", "--enforce-eager"),
-    *("--host", "127.0.0.1", "--enable-per-request-metrics", "--enable-prompt-tokens-details"),
-]
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_SERVER_DEV_MODE": "1",
-}
+#: vLLM's CPU build: where the model is computed is in the engine's own process, or in one more.
+ONE_PROCESS, TWO = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
 
 
 def chain(name, length=4):
@@ -130,64 +111,6 @@ def compare(trace, contents):
     return len(trace.steps), differences
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    subprocess.run([VENV / "bin/python", ROOT / "live/tiny_model.py", folder], check=True, timeout=120)
-    return folder
-
-
-@contextmanager
-def server(model, folder, trace, multiprocessing, *flags):
-    """The address of a vLLM that traces its steps; it is gone afterwards, and after so many seconds in any case."""
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        port = some.getsockname()[1]
-    command = [VENV / "bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port)]
-    environment = os.environ | ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": multiprocessing}
-    environment |= {"PYTHONPATH": str(ROOT), "WORKSPAN_STEP_TRACE": str(trace)}
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*command, *FLAGS, "--scheduler-cls", "live.step_trace.TracingScheduler", *flags],
-            stdout=output,
-            stderr=output,
-            env=environment,
-            cwd=folder,
-            start_new_session=True,
-        )
-    watchdog = threading.Timer(READY_S + REPLAY_S, kill, [process])
-    watchdog.start()
-    try:
-        wait_until_ready(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        watchdog.cancel()
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        kill(process)
-    assert "The step trace ends here" not in log.read_text()
-
-
-def wait_until_ready(url, process, log):
-    until = time.monotonic() + READY_S
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            if requests.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except requests.RequestException:
-            time.sleep(0.5)
-    pytest.fail(f"vLLM is not ready:\n{log.read_text()[-3000:]}")
-
-
-def kill(process):
-    """The server and whatever it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait(10)
-
-
 def replay(url, run, workflows, priority):
     """Send all workflows at once; returns the records."""
     extra = {"cache_salt": secrets.token_hex(8), "priority": priority}
@@ -199,30 +122,28 @@ def replay(url, run, workflows, priority):
 
 
 @pytest.mark.parametrize(
-    ("multiprocessing", "flags", "preempts"),
+    ("environment", "flags", "preempts"),
     [
         # Few small blocks: requests are preempted while they answer.
-        ("0", "--max-model-len 1024 --block-size 32 --num-gpu-blocks-override 40", True),
+        (ONE_PROCESS, "--max-num-seqs 64 --max-model-len 1024 --block-size 32 --num-gpu-blocks-override 40", True),
         # The CPU's own blocks; prompts in chunks, and fewer slots than requests.
-        (
-            "1",
-            "--max-model-len 8192 --max-num-batched-tokens 128 --max-num-seqs 5 --long-prefill-token-threshold 50",
-            False,
-        ),
+        (TWO, "--max-num-seqs 5 --max-num-batched-tokens 128 --long-prefill-token-threshold 50", False),
     ],
 )
-def test_our_scheduler_composes_every_step_of_a_real_server(model, tmp_path, multiprocessing, flags, preempts):
+def test_our_scheduler_composes_every_step_of_a_real_server(start_vllm, tmp_path, environment, flags, preempts):
     path = tmp_path / "steps.jsonl"
     runs = {"urgent": (chain("c"), fan_out("f"), conversation("t")), "patient": (fan_out("f"), conversation("t"))}
-    flags = [*flags.split(), "--scheduling-policy", "priority"]
-    with server(model, tmp_path, path, multiprocessing, *flags) as url, ThreadPoolExecutor() as pool:
+    flags = ("--scheduler-cls", "live.step_trace.TracingScheduler", *flags.split())
+    environment = environment | {"PYTHONPATH": str(ROOT), "WORKSPAN_STEP_TRACE": str(path)}
+    # The server ends first: if a replay takes too long, its calls fail then.
+    with ThreadPoolExecutor() as pool, start_vllm(*flags, **environment) as (url, _):
         under_way = {
             run: pool.submit(replay, url, run, workflows, -(run == "urgent")) for run, workflows in runs.items()
         }
         records = {run: one.result(REPLAY_S) for run, one in under_way.items()}
     trace = read_steps(path)
-    assert not trace.cut_off
     assert trace.settings.scheduling_policy == "priority"
+    assert trace.steps[-1].num_running == 0
 
     contents = {}
     for run, workflows in runs.items():
@@ -274,6 +195,7 @@ for seed in range(int(sys.argv[1])):
 """
 
 
+@pytest.mark.skipif(not (VENV / "installed").exists(), reason="no vLLM in .venv-vllm; make test-vllm installs it")
 def test_traces_of_both_schedulers_say_what_ours_composes(tmp_path):
     workloads = 40
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests/vllm'}:{ROOT}"}
