@@ -184,7 +184,7 @@ def measure(
     done: list[Repetition] = []
     interrupted = False
     for number, name in product(range(setup.repetitions), policies):
-        replays = list(_replays(workflows, policies[name], info, load, seed, setup))
+        replays = list(_replays(workflows, policies[name], info, load, seed, setup, f"{name}/{number}"))
         before = server.counters()
         interrupted = not all(_play(replay, load, len(workflows), seed) for replay in replays)
         engine = engine_stats(before, server.counters())
@@ -228,6 +228,7 @@ def _replays(
     load: Load,
     seed: int,
     setup: Setup,
+    name: str,
 ) -> Iterator[Replay]:
     """One replay of all workflows, or of each by itself; each finds an empty prefix cache."""
     alone = [{number: workflow} for number, workflow in enumerate(workflows)]
@@ -241,6 +242,7 @@ def _replays(
             setup.progress,
             setup.texts,
             setup.executor,
+            name,
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from live.client import Answer, CallError, Client
 from live.conversation import Ask, Conversation
+from live.steps import request_id
 from live.text import Texts
 from live.tools import NOT_RUN, Executor, Job, ToolResult, ToolRun, start
 from sim.policies import Policy
@@ -62,7 +63,8 @@ class Replay:
 
     ``connect`` makes a client, one for each call in flight; ``extra`` are keys that every request carries. A call that
     has one of the ``texts`` is sent as a chat, every other as token ids. A tool that such a chat offers to the model is
-    carried out by ``executor``; without one, and for every other tool, the recorded time passes.
+    carried out by ``executor``; without one, and for every other tool, the recorded time passes. ``name`` is in the ids
+    of its requests, so that they can be found in a server's step trace.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Replay:
         progress: Callable[[], None] = lambda: None,
         texts: Texts | None = None,
         executor: Executor | None = None,
+        name: str = "replay",
     ) -> None:
         self._run = Run(policy)
         self._workflows = workflows
@@ -83,6 +86,7 @@ class Replay:
         self._progress = progress
         self._texts = texts or {}
         self._executor = executor
+        self._name = name
         self._open: dict[int, _Open] = {}
         self._done: queue.SimpleQueue[Act] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, Act]] = []
@@ -167,7 +171,8 @@ class Replay:
             if isinstance(node, Tool):
                 self._tool(session, node)
                 continue
-            ask, prompt_tokens = state.said.prepare(node, self._extra)
+            named = self._extra | {"request_id": request_id(self._name, session, node.id)}
+            ask, prompt_tokens = state.said.prepare(node, named)
             sent = _Sent(node, next(self._numbers), due_s, prompt_tokens, ask)
             state.calls[node.id] = sent
             self._under_way += 1

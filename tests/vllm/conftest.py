@@ -1,10 +1,11 @@
 """A real vLLM on the CPU, with a small Llama of random weights, started for the tests and stopped after them."""
 
 import os
+import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,29 +38,35 @@ _FLAGS = (
 
 @pytest.fixture(scope="session")
 def start_vllm(tmp_path_factory):
-    """A context manager that gives the URL of a real server and its process."""
+    """A context manager that gives the URL of a real server and its process.
+
+    Its arguments are flags, which win over the usual ones, and variables of its environment.
+    """
     if not (ROOT / ".venv-vllm/installed").exists():
         pytest.skip("no vLLM in .venv-vllm; make test-vllm installs it")
     folder = tmp_path_factory.mktemp("vllm")
     subprocess.run([PYTHON, ROOT / "live/tiny_model.py", folder / "model"], check=True, timeout=120)
 
     @contextmanager
-    def start():
+    def start(*flags, **environment):
         log = (folder / f"{time.time()}.log").open("w+")
         port = _free_port()
         command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder / "model", *_FLAGS]
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            [*command, "--host", "127.0.0.1", "--port", str(port), *flags],
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | _ENVIRONMENT | environment,
+            start_new_session=True,
         )
         try:
             url = f"http://127.0.0.1:{port}"
             _wait(url, process, log)
             yield url, process
         finally:
-            process.kill()
+            # The engine is a process of its own, which the server may no longer be there to end.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(60)
             log.close()
 
