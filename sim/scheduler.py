@@ -87,7 +87,10 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request that `EngineSettings.refusal` has nothing against."""
         if self._settings.enable_prefix_caching:
-            request.keys = self.prefixes.keys((*request.prompt, request.answer))
+            if request.content:
+                request.keys = self.prefixes.keys(request.content)
+            else:
+                request.keys = self.prefixes.keys((*request.prompt, request.answer))
         self.waiting.add(request)
 
     def schedule(self) -> Batch:

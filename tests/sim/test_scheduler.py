@@ -150,3 +150,16 @@ def test_prefixes_agree_exactly_as_far_as_their_segments(other):
     assert prefixes.keys((Segment("a", 4), Segment("b", 8))) == one
     shared = [index for index in range(3) if one.path(index) == prefixes.keys(other).path(index)]
     assert len(shared) == (other[0].num_tokens == 4)
+
+
+def test_content_that_is_cut_by_blocks_is_found_across_the_end_of_a_prompt():
+    engine = scheduler(block_size=4)
+    blocks = tuple(Segment(f"block-{i}", 4) for i in range(4))
+    one = Request((Segment("prompt", 6),), Segment("answer", 11), content=blocks)
+    engine.add(one)
+    steps(engine)
+    # 6 tokens of prompt and 10 of the answer, whose last is never written: four blocks, the second of them of both.
+    other = Request((Segment("other", 18),), Segment("more", 1), content=blocks)
+    engine.add(other)
+    assert steps(engine) == [{"other": 2}]
+    assert (one.num_cached_tokens, other.num_cached_tokens) == (0, 16)
