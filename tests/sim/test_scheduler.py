@@ -163,3 +163,20 @@ def test_content_that_is_cut_by_blocks_is_found_across_the_end_of_a_prompt():
     engine.add(other)
     assert steps(engine) == [{"other": 2}]
     assert (one.num_cached_tokens, other.num_cached_tokens) == (0, 16)
+
+
+def test_what_is_cached_is_forgotten_only_while_nothing_runs():
+    engine = scheduler(block_size=4)
+    first = request("a", 8, output=3)
+    engine.add(first)
+    engine.update(engine.schedule())
+    assert not engine.reset_prefix_cache()
+    steps(engine)
+    second, third = request("a", 8), request("a", 8)
+    engine.add(second)
+    steps(engine)
+    assert second.num_cached_tokens == 4
+    engine.add(third)
+    assert engine.reset_prefix_cache()
+    steps(engine)
+    assert third.num_cached_tokens == 0
