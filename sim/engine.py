@@ -31,12 +31,13 @@ class _Passed(simpy.Event):
 
 @dataclass(slots=True, eq=False)
 class Sent:
-    """A call on its way through the engine, with the times it passed: the client's, and when it was admitted."""
+    """A call on its way through the engine, with the times it passed: the client's, queued, and admitted."""
 
     session: int
     call: Call
     request: Request
     sent_s: float
+    queued_s: float | None = None
     scheduled_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
@@ -53,21 +54,29 @@ class SimulatedServer:
 
     While the same requests decode, steps differ only in the KV they read, one token more per request each time.
     Such a run of steps is one event, cut short where a request arrives; ``macro_steps=False`` makes every step an
-    event of its own, with the same result.
+    event of its own, with the same result. Only then can ``on_tokens`` be told of every token: after each step, at
+    the instant at which they are with the client, the calls that got one.
     """
 
     def __init__(
-        self, env: simpy.Environment, profile: Profile, on_done: Callable[[Sent], None], macro_steps: bool = True
+        self,
+        env: simpy.Environment,
+        profile: Profile,
+        on_done: Callable[[Sent], None],
+        macro_steps: bool = True,
+        on_tokens: Callable[[list[Sent]], None] | None = None,
     ) -> None:
+        assert not (macro_steps and on_tokens)
         self._env = env
         self._clock = StepClock(profile)
         self._overheads = profile.overheads
         self._settings = profile.engine
         self._macro_steps = macro_steps
         self._scheduler = Scheduler(profile.engine)
-        self._on_done = on_done
+        self._on_done, self._on_tokens = on_done, on_tokens
         self._sent: dict[Request, Sent] = {}
         self._inbox: list[Request] = []
+        self._aborted: list[Request] = []
         self._last_input_s = -profile.overheads.input_gap_s
         self._wake = env.event()
         self._can_be_cut = False
@@ -81,19 +90,36 @@ class SimulatedServer:
         return EngineStats(self._num_steps, self._busy_s, self._num_rows, self._num_tokens, self._num_preemptions)
 
     def send(self, sent: Sent) -> None:
-        """Queue a call; one that can never run ends at once, with the reason."""
+        """Queue a call; one that can never run ends at once, with the reason.
+
+        One that was sent a while ago has come part of its way to the scheduler since.
+        """
         sent.reason = self._settings.refusal(sent.request.max_num_tokens)
         if sent.reason:
             self._later(0.0, partial(self._on_done, sent))
             return
-        seen_s = max(self._env.now + self._overheads.input_s, self._last_input_s + self._overheads.input_gap_s)
+        seen_s = max(sent.sent_s + self._overheads.input_s, self._last_input_s + self._overheads.input_gap_s)
         self._last_input_s = seen_s
         if seen_s > self._env.now:
             self._later(seen_s - self._env.now, partial(self._arrive, sent))
         else:
             self._arrive(sent)
 
+    def abort(self, sent: Sent) -> None:
+        """The client has gone: from the next step on the engine does nothing more for the call.
+
+        Of what it did before, it may still tell.
+        """
+        sent.reason = "aborted"
+        self._aborted.append(sent.request)
+
+    def reset_prefix_cache(self) -> bool:
+        """Empty the prefix cache; False, and nothing done, while a call runs."""
+        return self._scheduler.reset_prefix_cache()
+
     def _arrive(self, sent: Sent) -> None:
+        if sent.reason:
+            return
         self._sent[sent.request] = sent
         self._inbox.append(sent.request)
         if not self._wake.triggered:
@@ -125,12 +151,20 @@ class SimulatedServer:
                     following = self._scheduler.skip(last, steps - 1)
                     batch, ahead = (last, following) if ahead else (following, None)
                 self._end(batch)
+            if ahead:
+                self._scheduler.update(ahead)
             self._wake = self._env.event()
 
     def _schedule(self) -> Batch:
         for request in self._inbox:
+            self._sent[request].queued_s = self._env.now
             self._scheduler.add(request)
         self._inbox.clear()
+        for request in self._aborted:
+            # Not one that has ended in the meantime, or never got here.
+            if self._sent.pop(request, None):
+                self._scheduler.abort(request)
+        self._aborted.clear()
         batch = self._scheduler.schedule()
         self._num_preemptions += len(batch.preempted)
         return batch
@@ -171,13 +205,20 @@ class SimulatedServer:
         for request in grown:
             if request.num_output_tokens == 1:
                 self._sent[request].first_token_s = told_s
+        if self._on_tokens:
+            told = [self._sent[request] for request in (*grown, *self._scheduler.unnamed(batch))]
+            if told:
+                self._tell(partial(self._on_tokens, told))
         for request in finished:
             sent = self._sent.pop(request)
             sent.finished_s = told_s
-            if self._overheads.output_s:
-                self._later(self._overheads.output_s, partial(self._on_done, sent))
-            else:
-                self._on_done(sent)
+            self._tell(partial(self._on_done, sent))
+
+    def _tell(self, act: Callable[[], None]) -> None:
+        if self._overheads.output_s:
+            self._later(self._overheads.output_s, act)
+        else:
+            act()
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         timeout = self._env.timeout(seconds)

@@ -13,6 +13,7 @@ from sim.workflow import Segment
 class Request:
     """One call inside the engine. ``num_tokens`` counts the prompt and the tokens that have come back.
 
+    ``content``: prompt and answer cut into other segments, where their own would not show which tokens are the same.
     ``keys`` name the full blocks of prompt and answer; ``num_cached_tokens`` is None before admission. With
     asynchronous scheduling ``num_output_placeholders`` tokens are computed but not back yet, and after a
     preemption ``num_stale_output_tokens`` of the tokens in flight belong to the time before it. While the request is a
@@ -24,6 +25,7 @@ class Request:
     priority: int = 0
     arrival_s: float = 0.0
     number: int = 0
+    content: tuple[Segment, ...] = ()
     num_prompt_tokens: int = field(init=False)
     num_tokens: int = field(init=False)
     max_num_tokens: int = field(init=False)

@@ -87,7 +87,10 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a request that `EngineSettings.refusal` has nothing against."""
         if self._settings.enable_prefix_caching:
-            request.keys = self.prefixes.keys((*request.prompt, request.answer))
+            if request.content:
+                request.keys = self.prefixes.keys(request.content)
+            else:
+                request.keys = self.prefixes.keys((*request.prompt, request.answer))
         self.waiting.add(request)
 
     def schedule(self) -> Batch:
@@ -127,6 +130,38 @@ class Scheduler:
             else:
                 self.waiting.remove(request)
         return grown, finished
+
+    def unnamed(self, batch: Batch) -> list[Request]:
+        """The members of `Decoding` that got a token in the batch just updated, which `update` does not name."""
+        return [r for r in self.running if r in self._decoding and r.joined < batch.clock]
+
+    def abort(self, request: Request) -> None:
+        """Forget a request that was added and has not finished (``S.finish_requests``); call it before `schedule`.
+
+        Its blocks are free at once; what a step under way computes for it is computed in vain.
+        """
+        # Those who stay join again in the next step, as after a preemption.
+        for member in self._decoding.leave_all():
+            self._leave(member)
+        for batch in self._under_way:
+            batch.rows = [row for row in batch.rows if row.request is not request]
+            batch.loose = [loose for loose in batch.loose if loose is not request]
+        if request.running:
+            self.running.remove(request)
+            del self._others[request]
+            self._free(request)
+        else:
+            self.waiting.remove(request)
+
+    def reset_prefix_cache(self) -> bool:
+        """Let nothing that is cached be found any more; False, and nothing done, while a request runs."""
+        if self.running:
+            return False
+        settings = self._settings
+        self.pool = BlockPool(settings.num_gpu_blocks, settings.frees_unhashed_first)
+        if not self.waiting:
+            self.prefixes = Prefixes(settings.block_size)
+        return True
 
     def all_rows(self, batch: Batch) -> list[tuple[Request, int, int]]:
         """(request, tokens, tokens computed before) of the batch just scheduled, in vLLM's order."""

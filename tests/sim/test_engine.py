@@ -30,6 +30,14 @@ def serve(engine, calls, macro_steps=True):
     """The calls in the order in which they ended, and what the engine did."""
     env, done = simpy.Environment(), []
     server = SimulatedServer(env, engine, done.append, macro_steps)
+    begin(env, server, calls)
+    env.run()
+    assert len(done) == len(calls)
+    return done, server.stats
+
+
+def begin(env, server, calls):
+    """Let each call be sent at its instant."""
 
     def send_at(call):
         yield env.timeout(call.sent_s)
@@ -37,9 +45,6 @@ def serve(engine, calls, macro_steps=True):
 
     for call in calls:
         env.process(send_at(call))
-    env.run()
-    assert len(done) == len(calls)
-    return done, server.stats
 
 
 def times(call):
@@ -195,3 +200,57 @@ def test_8_macro_steps_change_nothing_at_all(crowd, engine):
 
 def facts(request):
     return request.num_output_tokens, request.num_cached_tokens, request.num_preemptions
+
+
+@settings(max_examples=300, deadline=None)
+@given(crowds(), profiles(min_blocks=12) | whole_seconds)
+def test_every_token_is_told_once_from_the_first_to_the_last(crowd, engine):
+    env, told, done = simpy.Environment(), {}, []
+
+    def tokens(calls):
+        for call in calls:
+            told.setdefault(call.call.id, []).append(env.now)
+
+    server = SimulatedServer(env, engine, done.append, macro_steps=False, on_tokens=tokens)
+    begin(env, server, [sent(*call) for call in crowd])
+    env.run()
+    for call in done:
+        instants = told.get(call.call.id, [])
+        assert len(instants) == call.request.num_output_tokens
+        if not call.reason:
+            assert (instants[0], instants[-1]) == pytest.approx((call.first_token_s, call.finished_s))
+            assert instants == sorted(instants)
+            assert call.sent_s <= call.queued_s <= call.scheduled_s
+
+
+@settings(max_examples=300, deadline=None)
+@given(crowds(), profiles(min_blocks=12) | whole_seconds, st.data())
+def test_a_call_whose_client_has_gone_leaves_nothing_behind(crowd, engine, data):
+    env, done = simpy.Environment(), []
+    server = SimulatedServer(env, engine, done.append, macro_steps=False)
+    calls = [sent(*call) for call in crowd]
+    begin(env, server, calls)
+    going = {call: call.sent_s + data.draw(st.floats(0, 30)) for call in calls if data.draw(st.booleans())}
+
+    def go(call, at):
+        yield env.timeout(at)
+        server.abort(call)
+
+    for call, at in going.items():
+        env.process(go(call, at))
+    env.run()
+    assert all(call in done for call in calls if call not in going)
+    assert all(call.request.num_output_tokens == call.request.answer.num_tokens for call in done if not call.reason)
+    scheduler = server._scheduler
+    assert (len(scheduler.running), len(scheduler.waiting), len(server._sent)) == (0, 0, 0)
+    assert scheduler.pool.num_free_blocks == engine.engine.num_gpu_blocks - 1
+    event(f"gone before the end: {any(call not in done for call in going)}")
+
+
+def test_a_call_that_was_sent_a_while_ago_has_come_part_of_its_way():
+    engine = profile(roomy(), ONE_SECOND, Overheads(input_s=2.0))
+    env, done = simpy.Environment(1.5), []
+    server = SimulatedServer(env, engine, done.append)
+    server.send(sent(0, 0, [("a", 10)], 1))
+    env.run()
+    assert times(done[0]) == (2, 3, 3)

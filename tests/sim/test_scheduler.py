@@ -150,3 +150,33 @@ def test_prefixes_agree_exactly_as_far_as_their_segments(other):
     assert prefixes.keys((Segment("a", 4), Segment("b", 8))) == one
     shared = [index for index in range(3) if one.path(index) == prefixes.keys(other).path(index)]
     assert len(shared) == (other[0].num_tokens == 4)
+
+
+def test_content_that_is_cut_by_blocks_is_found_across_the_end_of_a_prompt():
+    engine = scheduler(block_size=4)
+    blocks = tuple(Segment(f"block-{i}", 4) for i in range(4))
+    one = Request((Segment("prompt", 6),), Segment("answer", 11), content=blocks)
+    engine.add(one)
+    steps(engine)
+    # 6 tokens of prompt and 10 of the answer, whose last is never written: four blocks, the second of them of both.
+    other = Request((Segment("other", 18),), Segment("more", 1), content=blocks)
+    engine.add(other)
+    assert steps(engine) == [{"other": 2}]
+    assert (one.num_cached_tokens, other.num_cached_tokens) == (0, 16)
+
+
+def test_what_is_cached_is_forgotten_only_while_nothing_runs():
+    engine = scheduler(block_size=4)
+    first = request("a", 8, output=3)
+    engine.add(first)
+    engine.update(engine.schedule())
+    assert not engine.reset_prefix_cache()
+    steps(engine)
+    second, third = request("a", 8), request("a", 8)
+    engine.add(second)
+    steps(engine)
+    assert second.num_cached_tokens == 4
+    engine.add(third)
+    assert engine.reset_prefix_cache()
+    steps(engine)
+    assert third.num_cached_tokens == 0
