@@ -30,9 +30,6 @@ from sim.workflow import Workflow
 #: Seconds. A run whose calls were sent later than that, at the 99th percentile, did not replay what it was to.
 MAX_LAG_S = 0.1
 
-#: Standard deviations from the middle to the end of a normal 95 % interval.
-_Z95 = 1.96
-
 Progress = Callable[[], None]
 
 
@@ -97,16 +94,16 @@ class Measured(Comparison):
     def speedup(self, name: str, pairs: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[float, float] | None]:
         """Ratio of mean latencies, and an interval for other workflows and for other repetitions on this machine.
 
-        The variances of the logarithm are added: over workflows by the bootstrap, over repetitions by their scatter
-        (Student's t). One repetition has no interval, as it cannot tell a difference from the machine's noise.
+        Two half-widths of the logarithm, added as squares: over workflows from the bootstrap, over repetitions from
+        their scatter (Student's t). One repetition has none, as it cannot tell a difference from the machine's noise.
         """
         ratio, interval = super().speedup(name, pairs)
         logs = [math.log(one) for one in self._ratios(name, pairs)]
         if len(logs) < 2:
             return ratio, None
-        over_workflows = math.log(interval[1] / interval[0]) / (2 * _Z95) if interval else 0.0
-        over_repetitions = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-        half = float(stdtrit(len(logs) - 1, 0.975)) * math.hypot(over_workflows, over_repetitions)
+        over_workflows = math.log(interval[1] / interval[0]) / 2 if interval else 0.0
+        scatter = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+        half = math.hypot(over_workflows, float(stdtrit(len(logs) - 1, 0.975)) * scatter)
         return ratio, (ratio * math.exp(-half), ratio * math.exp(half))
 
     def _ratios(self, name: str, workflows: Collection[str]) -> list[float]:

@@ -51,9 +51,9 @@ def mock(profile: str, host: str, port: int) -> None:
     from live.fake import FakeServer
     from sim.latency import load_profile
 
-    with FakeServer(load_profile(profile), host, port) as server:
-        click.echo(f"a fake vLLM at the pace of {profile} listens on {server.url} (Ctrl-C stops it)", err=True)
-        server.wait()
+    server = FakeServer(load_profile(profile), host, port)
+    click.echo(f"a fake vLLM at the pace of {profile} listens on {server.url} (Ctrl-C stops it)", err=True)
+    server.serve_forever()
 
 
 def _prevents(finding: Finding) -> bool:
