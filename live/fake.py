@@ -54,6 +54,11 @@ class FakeServer:
         self.engine.stop()
         self._http.server_close()
 
+    def wait(self) -> None:
+        """In a ``with``: until Ctrl-C is pressed."""
+        with suppress(KeyboardInterrupt):
+            self._thread.join()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -1,7 +1,11 @@
 """The fake server: vLLM's API, the model's batches and caches, the profile's times."""
 
 import json
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -383,6 +387,19 @@ def test_a_port_that_is_taken_is_one_line(quick):
     port = int(quick.url.rsplit(":")[-1])
     with pytest.raises(RunError, match=f"--port {port}: cannot listen on 127.0.0.1"):
         FakeServer(engine(), port=port)
+
+
+def test_the_command_serves_until_it_is_interrupted():
+    command = [sys.executable, "-m", "sim", "live", "mock", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            (url,) = re.findall(r"http://\S+", process.stderr.readline())
+            assert Server(url).info().engine == "fake"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT_S) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 def test_text_is_four_characters_a_token_and_an_answer_keeps_its_ids(quick):
