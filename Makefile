@@ -3,7 +3,7 @@ PY := .venv/bin/python
 INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m pip install -q)
 MAST ?= ../shared/mast
 
-.PHONY: demo test test-vllm lint bench corpus clean
+.PHONY: demo test test-vllm live-demo lint bench corpus clean
 
 demo: .venv/ready
 	rm -rf demo
@@ -16,6 +16,16 @@ test: .venv/ready
 test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
 	./setup_vllm.sh --cpu --install
 	$(PY) -m pytest -s tests/vllm
+
+# A real vLLM on the CPU: ten recorded workflows under two policies, and what the simulator predicts beside them.
+live-demo: .venv/ready
+	./setup_vllm.sh --cpu
+	.venv/bin/workspan live check --server http://127.0.0.1:$${PORT:-8000}
+	rm -rf live-demo
+	.venv/bin/workspan replay --server http://127.0.0.1:$${PORT:-8000} --profile cpu-tiny-llama \
+	  --only 'peer-review/*' --only 'ag2/trajs_gpt-4o_orig_prompt_orig_topology_42/[013]*' \
+	  --policy sequential --policy async --concurrent-sessions 4 --repeat 3 -o live-demo
+	./setup_vllm.sh --stop
 
 lint: .venv/ready
 	.venv/bin/ruff check
@@ -57,4 +67,4 @@ corpus: .venv/ready
 
 clean:
 	./setup_vllm.sh --stop
-	rm -rf .venv .venv-vllm .venv-vllm-gpu .vllm demo
+	rm -rf .venv .venv-vllm .venv-vllm-gpu .vllm demo live-demo

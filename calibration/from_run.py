@@ -38,6 +38,9 @@ _NEVER = 1e15
 #: Requests, with two errors each, that determine five coefficients.
 _FEWEST = 3
 
+#: A coefficient of an engine is at most so many times another's.
+_FARTHEST = 1e4
+
 #: Where the search starts, in seconds: an 8B model on a recent GPU, within a factor of ten.
 _START = {
     "const_s": 1e-2,
@@ -123,16 +126,18 @@ def fit(run: Run, profile: Profile, judged: slice) -> StepTime:
     Levenberg and Marquardt's least squares to come near, then the simplex of Nelder and Mead (1965) for the mean
     absolute error, which jumps wherever a request changes its batch.
     """
+    start = np.log(list(_START.values()))
 
     def coefficients(logs: Array) -> StepTime:
-        return StepTime(**dict(zip(_START, np.exp(logs).tolist(), strict=True)))
+        # A step of the search can lead anywhere; what is farther off is no engine's.
+        near = np.clip(logs, start - np.log(_FARTHEST), start + np.log(_FARTHEST))
+        return StepTime(**dict(zip(_START, np.exp(near).tolist(), strict=True)))
 
     def errors(logs: Array) -> Array:
         first, last = predict(run, profile.model_copy(update={"step_time": coefficients(logs)}))
         scale = (run.last_token - run.queued)[judged]
         return np.concatenate([(last - run.last_token)[judged] / scale, (first - run.first_token)[judged] / scale])
 
-    start = np.log(list(_START.values()))
     near = least_squares(errors, start, method="lm", diff_step=1e-2, max_nfev=120).x
     # A coefficient that the run does not determine can have gone anywhere; the start is as good as any value.
     near = np.maximum(near, start - np.log(100))

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from strategies import profile, roomy
 
+import calibration
 import sim.latency
 from calibration.from_run import accuracy, calibrate, fit, predict, read_run
 from sim.errors import RunError
 from sim.latency import StepTime, load_profile, shipped
 
+RUNS = Path(calibration.__file__).parent / "runs"
 WORKLOAD = "sharegpt-llama-3.1-8b-300-sps10.jsonl.gz"
 TRUTH = StepTime(const_s=8e-3, prefill_token_s=6e-5, decode_seq_s=1e-4, kv_token_s=3e-7, attention_pair_s=1e-8)
 
@@ -68,15 +70,32 @@ def test_requests_with_equal_beginnings_share_segments(tmp_path):
     np.testing.assert_allclose(run.queued, [0, 0.5])
 
 
-@pytest.mark.parametrize("name", shipped())
-def test_the_accuracy_that_a_shipped_profile_states_is_reproduced(name, groundtruth):
+#: Profiles whose run is in the project: recorded on a shared machine, whose noise is some percent.
+OWN = ("cpu-tiny-llama",)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped() if name not in OWN])
+def test_the_accuracy_that_a_profile_of_a_gpu_states_is_reproduced(name, groundtruth):
     known = load_profile(name)
     folder = groundtruth / name.replace("-", "_", 1)
     measured = accuracy(read_run(folder, groundtruth / WORKLOAD, 16), known, slice(None))
+    assert_stated(known, measured)
+    assert measured["e2el_mape_pct"] < 0.5
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_accuracy_that_a_profile_recorded_here_states_is_reproduced(name):
+    known, folder = load_profile(name), RUNS / name
+    run = read_run(folder, folder / "workload.jsonl.gz", known.engine.block_size)
+    measured = accuracy(run, known, slice(None))
+    assert_stated(known, measured)
+    assert measured["e2el_mape_pct"] < 8
+
+
+def assert_stated(known, measured):
     for key, value in measured.items():
         # The coefficients are stored with six digits.
         assert known.accuracy[key] == pytest.approx(value, abs=0.02), key
-    assert measured["e2el_mape_pct"] < 0.5
 
 
 def test_a_calibrated_profile_says_what_it_was_measured_with(tmp_path):
