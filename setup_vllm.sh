@@ -100,7 +100,7 @@ check_extra() {
       --port | --port=*) die "--port after --: set PORT in the environment instead" ;;
       --host | --host=*) die "--host after --: set HOST in the environment instead" ;;
       --model | --model=*) die "--model after --: set MODEL_NAME in the environment instead" ;;
-      --api-key | --api-key=*) die "--api-key after --: set VLLM_API_KEY in the environment; it is written nowhere" ;;
+      --api-k*) die "--api-key after --: set VLLM_API_KEY in the environment; it is written nowhere" ;;
       --hf-token | --hf-token=*) die "--hf-token after --: set HF_TOKEN in the environment; it is written nowhere" ;;
     esac
   done

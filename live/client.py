@@ -10,15 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
+from urllib3.exceptions import ReadTimeoutError
 
 from live.tool_calls import Pieces, ToolCall
 
 #: Seconds. A server that says nothing for so long in the middle of a call has died.
 CONNECT_TIMEOUT_S = 10.0
 
+_MUTE = "the server said nothing for too long"
+
 
 class CallError(Exception):
-    """A call that did not end as it should; the message is the record's reason."""
+    """A call that did not end as it should; the message is the record's reason.
+
+    ``answer``: what had come by then, if anything could.
+    """
+
+    def __init__(self, reason: str, answer: Answer | None = None) -> None:
+        super().__init__(reason)
+        self.answer = answer
 
 
 @dataclass(slots=True)
@@ -30,7 +40,6 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     num_prompt_tokens: int | None = None
     num_cached_tokens: int | None = None
-    queue_s: float | None = None
     #: Seconds from being scheduled to the first token, as the server measured them.
     prefill_s: float | None = None
     #: Of a chat: tool calls in order, and for each that is of no use, or did not come although it had to, the reason.
@@ -77,7 +86,7 @@ class Client:
         """
         answer = self._ask("completions", {"prompt": list(prompt), **_exactly(num_tokens), **extra}, sent)
         if len(answer.token_times_s) != num_tokens:
-            raise CallError(f"the answer has {len(answer.token_times_s)} tokens instead of {num_tokens}")
+            raise CallError(f"the answer has {len(answer.token_times_s)} tokens instead of {num_tokens}", answer)
         return answer
 
     def chat(
@@ -96,11 +105,11 @@ class Client:
         length = {"max_tokens": max_tokens, "tools": list(tools)} if tools else _exactly(max_tokens)
         answer = self._ask("chat/completions", {"messages": list(messages), **length, **extra}, sent)
         if answer.finish_reason is None:
-            raise CallError("the stream ended before the answer did")
+            raise CallError("the stream ended before the answer did", answer)
         if not answer.token_times_s or not answer.num_output_tokens:
-            raise CallError("the answer has no token, or the server does not count them")
+            raise CallError("the answer has no token, or the server does not count them", answer)
         if not tools and answer.num_output_tokens != max_tokens:
-            raise CallError(f"the answer has {answer.num_output_tokens} tokens instead of {max_tokens}")
+            raise CallError(f"the answer has {answer.num_output_tokens} tokens instead of {max_tokens}", answer)
         _read_tool_calls(answer, [tool["function"]["name"] for tool in tools], extra.get("tool_choice"))
         return answer
 
@@ -117,21 +126,48 @@ class Client:
         try:
             self._receive(path, _Body(json.dumps(body).encode(), sent), answer)
         except requests.RequestException as error:
-            raise CallError(_reason(error)) from error
+            raise CallError(_reason(error), answer) from error
+        except CallError as error:
+            error.answer = answer
+            raise
         finally:
             sent()  # whoever waits for this call to be on its way must not wait for ever
         return answer
 
     def _receive(self, path: str, body: _Body, answer: Answer) -> None:
         with self._session.post(
-            f"{self._url}/{path}", data=body, headers=self._headers, stream=True, timeout=self._timeout
+            f"{self._url}/{path}",
+            data=body,
+            headers=self._headers,
+            stream=True,
+            timeout=self._timeout,
+            allow_redirects=False,  # prompts go where they were meant to go, and nowhere else
         ) as response:
             if response.status_code != 200:
                 raise CallError(f"HTTP {response.status_code}: {_message(response)}")
-            # None: whatever has arrived, at once; a number would wait for so many bytes.
-            for line in response.iter_lines(chunk_size=None):
-                if line.startswith(b"data: ") and line != b"data: [DONE]":
-                    _take(line[6:], answer)
+            if response.headers.get("Transfer-Encoding") != "chunked":
+                raise CallError("the answer does not come in chunks, so the times of its tokens cannot be seen")
+            whole = False
+            try:
+                for line in self._lines(response, answer):
+                    if line == b"data: [DONE]":
+                        whole = True
+                    elif line.startswith(b"data: "):
+                        _take(line[6:], answer)
+            except requests.RequestException:
+                if not whole:
+                    raise  # what goes wrong after the end is no matter
+
+    def _lines(self, response: requests.Response, answer: Answer) -> Iterator[bytes]:
+        """The stream's lines; a server that sends this and that but no token has stopped as well."""
+        last_s, seen = time.monotonic(), 0
+        # None: whatever has arrived, at once; a number would wait for so many bytes.
+        for line in response.iter_lines(chunk_size=None):
+            yield line
+            if len(answer.token_times_s) > seen:
+                last_s, seen = answer.token_times_s[-1], len(answer.token_times_s)
+            elif time.monotonic() - last_s > self._timeout[1]:
+                raise CallError(_MUTE)
 
 
 class _Body:
@@ -149,8 +185,8 @@ class _Body:
 
 
 def authorization() -> dict[str, str]:
-    """The header for the key in VLLM_API_KEY or OPENAI_API_KEY, if there is one; it is never written anywhere."""
-    key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY")
+    """The header for the key in VLLM_API_KEY, if there is one; it is never written anywhere."""
+    key = os.environ.get("VLLM_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
@@ -161,8 +197,18 @@ def _take(data: bytes, answer: Answer) -> None:
         event = json.loads(data)
     except ValueError as error:
         raise CallError("the server sent an event that is no JSON") from error
-    if "error" in event:
-        raise CallError(f"the server stopped: {str(event['error'].get('message', event['error']))[:200]}")
+    if not isinstance(event, dict):
+        raise CallError("the server sent an event that is no JSON object")
+    if problem := event.get("error"):
+        message = problem.get("message", problem) if isinstance(problem, dict) else problem
+        raise CallError(f"the server stopped: {str(message)[:200]}")
+    try:
+        _take_event(event, now, answer)
+    except (AttributeError, TypeError) as error:
+        raise CallError("the server sent an event that is not of vLLM's form") from error
+
+
+def _take_event(event: Mapping[str, Any], now: float, answer: Answer) -> None:
     for choice in event.get("choices", ()):
         ids = choice.get("token_ids") or ()
         answer.token_ids += ids
@@ -174,7 +220,6 @@ def _take(data: bytes, answer: Answer) -> None:
         answer.num_counted_tokens = usage.get("completion_tokens") or 0
         answer.num_cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     if metrics := event.get("metrics"):
-        answer.queue_s = _seconds(metrics.get("queue_time_ms"))
         answer.prefill_s = _seconds(metrics.get("time_to_first_token_ms"))
 
 
@@ -207,14 +252,17 @@ def _seconds(milliseconds: float | None) -> float | None:
 
 
 def _message(response: requests.Response) -> str:
+    """Why, as far as the first piece of the body tells: a body may have no end."""
     try:
-        error = response.json().get("error", {})
+        body = json.loads(next(response.iter_content(chunk_size=None), b""))
+        error = body.get("error", {})
         return str(error.get("message", error))[:200]
     except (ValueError, AttributeError, requests.RequestException):
         return response.reason or "no reason given"
 
 
 def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.Timeout):
-        return "the server said nothing for too long"
+    # In the middle of a body requests calls a timeout a connection error.
+    if isinstance(error, requests.Timeout) or (error.args and isinstance(error.args[0], ReadTimeoutError)):
+        return _MUTE
     return f"the connection failed ({type(error).__name__})"

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from live.client import CallError, Client
 from live.prompts import segment_ids
 from live.replay import Replay
-from live.server import Server, ServerInfo, engine_stats
+from live.server import Counters, Server, ServerInfo, engine_stats, growth
 from live.text import Texts
 from live.tools import Executor, ToolRun
 from sim.choices import Choices
@@ -30,6 +30,9 @@ from sim.workflow import Workflow
 #: Seconds. A run whose calls were sent later than that, at the 99th percentile, did not replay what it was to.
 MAX_LAG_S = 0.1
 
+#: Tokens: several KV blocks of any size in use.
+_WARM_UP = 600
+
 Progress = Callable[[], None]
 
 
@@ -43,6 +46,7 @@ class Setup:
     repetitions: int = 1
     timeout_s: float = 300.0
     texts: Texts = field(default_factory=dict)
+    texts_digest: str = ""
     executor: Executor | None = None
     progress: Progress = lambda: None
 
@@ -57,6 +61,8 @@ class Repetition:
     lags_s: Sequence[float]
     malformed: Sequence[str] = ()
     tool_failures: Sequence[str] = ()
+    #: Requests that the server finished and that were not ours; None where it does not count.
+    foreign: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,7 @@ class Measured(Comparison):
     server: ServerInfo
     repetitions: Sequence[Repetition]
     interrupted: bool
+    texts_digest: str = ""
 
     @property
     def engine(self) -> str:
@@ -81,6 +88,8 @@ class Measured(Comparison):
             "replay_lag_s": distribution(self._lags()),
             "malformed_tool_calls": len(self._malformed),
             "failed_tools": len(self._failed),
+            "texts_digest": self.texts_digest,
+            "requests_of_others": self._foreign,
             "degraded": self.degraded,
             "interrupted": self.interrupted,
         }
@@ -90,6 +99,24 @@ class Measured(Comparison):
         """Calls were sent too late for the run to be what it was to be."""
         lags = self._lags()
         return bool(lags) and float(np.percentile(lags, 99)) > MAX_LAG_S
+
+    def pairs(self, name: str, framework: str | None = None) -> dict[str, tuple[float, float]]:
+        """Workflow id -> mean latencies over the repetitions in which it finished under both policies."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for base, other in self._both(name):
+            for workflow in base:
+                found.setdefault(workflow, []).append((base[workflow], other[workflow]))
+        kept = {one.id for one in self.workflows if framework in (None, one.framework)}
+        means = {workflow: np.mean(pairs, axis=0).tolist() for workflow, pairs in found.items()}
+        return {workflow: (mean[0], mean[1]) for workflow, mean in means.items() if workflow in kept}
+
+    def _both(self, name: str) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+        """For each repetition the latencies, under baseline and policy, of the workflows that finished under both."""
+        runs = {(one.policy, one.number): latencies(one.run) for one in self.repetitions}
+        for number in sorted({one.number for one in self.repetitions}):
+            base, other = (runs.get((policy, number), {}) for policy in (self.baseline, name))
+            if common := [workflow for workflow in base if workflow in other]:
+                yield {one: base[one] for one in common}, {one: other[one] for one in common}
 
     def speedup(self, name: str, pairs: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[float, float] | None]:
         """Ratio of mean latencies, and an interval for other workflows and for other repetitions on this machine.
@@ -108,12 +135,10 @@ class Measured(Comparison):
 
     def _ratios(self, name: str, workflows: Collection[str]) -> list[float]:
         """For each repetition in which any of the workflows finished under both policies: the ratio of latencies."""
-        runs = {(one.policy, one.number): latencies(one.run) for one in self.repetitions}
         ratios = []
-        for number in sorted({one.number for one in self.repetitions}):
-            base, other = (runs.get((policy, number), {}) for policy in (self.baseline, name))
-            if both := [workflow for workflow in workflows if workflow in base and workflow in other]:
-                ratios.append(sum(base[one] for one in both) / sum(other[one] for one in both))
+        for base, other in self._both(name):
+            if some := [workflow for workflow in workflows if workflow in base]:
+                ratios.append(sum(base[one] for one in some) / sum(other[one] for one in some))
         return ratios
 
     def limits(self) -> list[str]:
@@ -130,6 +155,8 @@ class Measured(Comparison):
         ):
             if found:
                 lines.append(f"{len(found)} {what}, the first: {found[0]}")
+        if self._foreign:
+            lines.append(f"{self._foreign} requests of others were served meanwhile: the load was not only this one.")
         if self.degraded:
             lines.append(f"DEGRADED: more than {1000 * MAX_LAG_S:.0f} ms at the 99th percentile; lower the load.")
         if self.interrupted:
@@ -149,11 +176,16 @@ class Measured(Comparison):
     def _failed(self) -> list[str]:
         return [line for one in self.repetitions for line in one.tool_failures]
 
+    @property
+    def _foreign(self) -> int | None:
+        known = [one.foreign for one in self.repetitions if one.foreign is not None]
+        return sum(known) if known else None
+
     def _lags(self) -> list[float]:
         return [lag for one in self.repetitions for lag in one.lags_s]
 
     def _noise(self, name: str) -> str:
-        spans = [one.run.makespan_s for one in self.repetitions if one.policy == name and one.run.makespan_s > 0]
+        spans = [one.run.makespan_s for one in self.repetitions if one.policy == name and _whole(one)]
         if len(spans) < 2:
             return ""
         variation = float(np.std(spans, ddof=1) / np.mean(spans))
@@ -181,16 +213,18 @@ def measure(
     done: list[Repetition] = []
     interrupted = False
     for number, name in product(range(setup.repetitions), policies):
-        replays = list(_replays(workflows, policies[name], info, load, seed, setup, f"{name}/{number}"))
-        before = server.counters()
-        interrupted = not all(_play(replay, load, len(workflows), seed) for replay in replays)
-        engine = engine_stats(before, server.counters())
-        # The counters are of the whole repetition: they stand with its first part.
-        parts = [replay.result(EngineStats() if index else engine) for index, replay in enumerate(replays)]
-        lags = [lag for replay in replays for lag in replay.lags_s()]
-        malformed = [line for replay in replays for line in replay.malformed()]
-        failures = [_failure(run) for replay in replays for run in replay.tool_runs() if run.result.reason]
-        done.append(Repetition(name, number, joined(parts), lags, malformed, failures))
+        replays: list[Replay] = []
+        before: Counters = {}
+        after: Counters = {}
+        try:
+            before = server.counters()
+            for replay in _replays(workflows, policies[name], info, load, seed, setup, f"{name}/{number}"):
+                replays.append(replay)
+                _play(replay, load, len(workflows), seed)
+            after = server.counters()
+        except KeyboardInterrupt:
+            interrupted = True
+        done.append(_repetition(name, number, replays, before, after))
         if interrupted:
             break
     return Measured(
@@ -205,7 +239,31 @@ def measure(
         server=info,
         repetitions=done,
         interrupted=interrupted,
+        texts_digest=setup.texts_digest,
     )
+
+
+def _repetition(name: str, number: int, replays: Sequence[Replay], before: Counters, after: Counters) -> Repetition:
+    engine = engine_stats(before, after)
+    # The counters are of the whole repetition: they stand with its first part.
+    parts = [replay.result(EngineStats() if index else engine) for index, replay in enumerate(replays)]
+    run = joined(parts)
+    served = growth(before, after, "vllm:request_success_total")
+    ours = sum(record.status == "finished" for record in run.records)
+    return Repetition(
+        policy=name,
+        number=number,
+        run=run,
+        lags_s=[lag for replay in replays for lag in replay.lags_s()],
+        malformed=[line for replay in replays for line in replay.malformed()],
+        tool_failures=[_failure(one) for replay in replays for one in replay.tool_runs() if one.result.reason],
+        foreign=None if served is None else max(0, round(served) - ours),
+    )
+
+
+def _whole(repetition: Repetition) -> bool:
+    """Everything of it finished."""
+    return all(session.status == "finished" for session in repetition.run.sessions)
 
 
 def check_policies(policies: Mapping[str, Policy], info: ServerInfo) -> None:
@@ -247,18 +305,24 @@ def _failure(run: ToolRun) -> str:
     return f"{run.job.workflow.id}, {run.job.tool.id}: {run.result.reason}"
 
 
-def _play(replay: Replay, load: Load, sessions: int, seed: int) -> bool:
-    """Let the workflows arrive as the load says; false if it was interrupted."""
+def _play(replay: Replay, load: Load, sessions: int, seed: int) -> None:
+    """Let the workflows arrive as the load says."""
     if isinstance(load, SessionRate):
         replay.open_loop(load.instants(sessions, seed))
     else:
         replay.closed_loop(1 if isinstance(load, Alone) else load.sessions)
-    return not replay.interrupted
 
 
 def _warm_up(server: Server, info: ServerInfo, timeout_s: float) -> None:
-    """A call that nobody counts: it also shows that the server takes token ids, salts and exact lengths."""
+    """Calls that nobody counts. They also show that the server takes token ids, salts and exact lengths."""
+    prompt = segment_ids(f"warm-up {secrets.token_hex(8)}", _WARM_UP)
+    client = Client(info.url, info.model, timeout_s)
     try:
-        Client(info.url, info.model, timeout_s).complete(segment_ids("warm-up", 64), 8, cache_salt="warm-up")
+        *_, salted = (client.complete(prompt, 8, cache_salt=salt) for salt in ("a", "a", "b"))
     except CallError as error:
         raise RunError(f"--server {server.url}: a first call failed: {error}") from error
+    if salted.num_cached_tokens:
+        raise RunError(
+            f"--server {server.url}: it finds a prompt cached under another cache_salt, so no repetition would begin"
+            " with an empty cache; take a vLLM that knows cache_salt, or restart it with --no-enable-prefix-caching"
+        )

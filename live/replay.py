@@ -44,6 +44,7 @@ class _Sent:
     ask: Ask
     written: threading.Event = field(default_factory=threading.Event)
     answer: Answer | None = None
+    partial: Answer | None = None
     sent_s: float | None = None
     reason: str = ""
 
@@ -95,7 +96,6 @@ class Replay:
         self._began = time.monotonic()
         self._under_way = 0
         self._refill = False
-        self.interrupted = False
 
     def closed_loop(self, sessions: int) -> None:
         """Keep that many sessions under way until every workflow has had its turn."""
@@ -143,12 +143,8 @@ class Replay:
         heapq.heappush(self._timers, (instant, next(self._numbers), act))
 
     def _loop(self) -> None:
-        try:
-            while self._under_way or self._timers:
-                self._next()()
-        except KeyboardInterrupt:
-            # Whoever still waits for a server is left behind: its record is unfinished.
-            self.interrupted = True
+        while self._under_way or self._timers:
+            self._next()()
 
     def _next(self) -> Act:
         """What happens next: a call has ended, or a timer is due."""
@@ -191,7 +187,7 @@ class Replay:
             sent.answer = sent.ask(client, sent.written.set)
             self._idle.put(client)
         except CallError as error:
-            sent.reason = str(error)
+            sent.reason, sent.partial = str(error), error.answer
         except Exception as error:  # whatever it is, nobody may wait for this call for ever
             sent.reason = f"{type(error).__name__} in the client: {error}"
         finally:
@@ -247,10 +243,11 @@ class Replay:
 
     def _record(self, session: int, sent: _Sent) -> Record:
         state, answer = self._open[session], sent.answer
-        first = last = scheduled = None
-        if answer is not None:
-            first, last = (answer.token_times_s[i] - self._began for i in (0, -1))
-            scheduled = first - answer.prefill_s if answer.prefill_s is not None else None
+        # Of a failed call, what had come before it failed.
+        got = answer or sent.partial
+        times = [time_s - self._began for time_s in got.token_times_s] if got else []
+        first, last = (times[0] if times else None), (times[-1] if answer else None)
+        scheduled = first - got.prefill_s if got and first is not None and got.prefill_s is not None else None
         status: Status = "failed" if sent.reason else "finished" if answer else "unfinished"
         return Record(
             session=session,
@@ -260,7 +257,7 @@ class Replay:
             # Of a chat only the server knows; of token ids it counts as many as were sent.
             num_prompt_tokens=answer.num_prompt_tokens or sent.prompt_tokens if answer else sent.prompt_tokens,
             num_cached_tokens=answer.num_cached_tokens if answer else None,
-            num_output_tokens=answer.num_output_tokens if answer else 0,
+            num_output_tokens=got.num_output_tokens if got else 0,
             sent_s=sent.due_s if sent.sent_s is None else sent.sent_s,
             scheduled_s=scheduled,
             first_token_s=first,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +37,7 @@ class ServerInfo:
     engine: str = "vllm"
 
     def to_json(self) -> dict[str, Any]:
-        """For the header of records; nothing that names a machine but the address that was given."""
+        """For the header of records; nothing that names a machine."""
         return {
             "engine": self.engine,
             "vllm_version": self.version,
@@ -54,6 +55,8 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        if "@" in self.url:
+            raise RunError("--server: a name or password in the address; give the server's key in VLLM_API_KEY")
         if not self.url.startswith(("http://", "https://")):
             raise RunError(f"--server {url}: give an address such as http://127.0.0.1:8000")
         self._session = requests.Session()
@@ -67,9 +70,9 @@ class Server:
             name, length = str(model["id"]), model.get("max_model_len")
         except (KeyError, IndexError, TypeError) as error:
             raise RunError(f"--server {self.url}: its /v1/models names no model; is it a vLLM?") from error
-        version = (self._json("GET", "/version") or {}).get("version", "unknown")
-        settings = (self._json("GET", "/server_info?config_format=json") or {}).get("vllm_config")
-        scheduler = settings.get("scheduler_config", {}) if isinstance(settings, dict) else {}
+        version = _dict(self._json("GET", "/version")).get("version", "unknown")
+        settings = _dict(self._json("GET", "/server_info?config_format=json")).get("vllm_config")
+        scheduler = _dict(_dict(settings).get("scheduler_config"))
         engine = "fake" if model.get("owned_by") == "workspan" else "vllm"
         return ServerInfo(self.url, str(version), name, length, self._cache(), scheduler, engine)
 
@@ -77,18 +80,9 @@ class Server:
         """Counters and gauges by name, summed over engines; empty where the server shows none."""
         found: Counters = {}
         for name, _, value in _METRIC.findall(self._metrics()):
-            found[name] = found.get(name, 0.0) + float(value)
+            with suppress(ValueError):  # what is no number is not counted
+                found[name] = found.get(name, 0.0) + float(value)
         return found
-
-    def reset_prefix_cache(self) -> bool:
-        """Empty the prefix cache; False where the server does not let one (VLLM_SERVER_DEV_MODE=1 does)."""
-        try:
-            done = self._session.post(
-                f"{self.url}/reset_prefix_cache", headers=authorization(), timeout=CONNECT_TIMEOUT_S
-            )
-        except requests.RequestException:
-            return False
-        return done.status_code == 200
 
     def _cache(self) -> dict[str, str]:
         labels = (labels for name, labels, _ in _METRIC.findall(self._metrics()) if name == "vllm:cache_config_info")
@@ -96,7 +90,7 @@ class Server:
 
     def _metrics(self) -> str:
         try:
-            answer = self._session.get(f"{self.url}/metrics", headers=authorization(), timeout=CONNECT_TIMEOUT_S)
+            answer = self._session.get(f"{self.url}/metrics", **_asking())
         except requests.RequestException:
             return ""
         return answer.text if answer.status_code == 200 else ""
@@ -105,7 +99,7 @@ class Server:
         """The JSON at that path; None where there is none and it isn't needed."""
         problem = "no answer"
         try:
-            answer = self._session.request(method, self.url + path, headers=authorization(), timeout=CONNECT_TIMEOUT_S)
+            answer = self._session.request(method, self.url + path, **_asking())
             if answer.status_code == 200:
                 return answer.json()
             problem = f"HTTP {answer.status_code}"
@@ -117,11 +111,19 @@ class Server:
         raise RunError(f"--server {self.url}: {path} cannot be read ({problem}){hint}")
 
 
+def growth(before: Counters, after: Counters, name: str) -> float | None:
+    """By how much a counter grew; None where one reading lacks it, or where the server began anew in between."""
+    if name not in before or name not in after or after[name] < before[name]:
+        return None
+    return after[name] - before[name]
+
+
 def engine_stats(before: Counters, after: Counters) -> EngineStats:
     """What the engine did between two readings of its counters; None what it does not count."""
 
     def grown(name: str) -> int | None:
-        return round(after[name] - before.get(name, 0.0)) if name in after else None
+        more = growth(before, after, name)
+        return None if more is None else round(more)
 
     return EngineStats(
         num_steps=grown("vllm:iteration_tokens_total_count"),
@@ -130,6 +132,15 @@ def engine_stats(before: Counters, after: Counters) -> EngineStats:
         num_tokens=grown("vllm:iteration_tokens_total_sum"),
         num_preemptions=grown("vllm:num_preemptions_total"),
     )
+
+
+def _asking() -> dict[str, Any]:
+    """Arguments of every request: a key goes to the server that was named, and to no other."""
+    return {"headers": authorization(), "timeout": CONNECT_TIMEOUT_S, "allow_redirects": False}
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _int(value: str | None) -> int | None:

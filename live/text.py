@@ -28,7 +28,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sim.errors import TraceError, nearest
+from sim.errors import TraceError, nearest, quoted
 from sim.workflow import Workflow
 
 _LINE = {"workflow": str, "call": str, "messages": list}
@@ -95,10 +95,12 @@ def check_texts(texts: Texts, workflows: Iterable[Workflow]) -> None:
     for (workflow_id, call_id), chat in texts.items():
         workflow = by_id.get(workflow_id)
         if workflow is None:
-            raise TraceError(f"{chat.where}: no workflow {workflow_id!r} is replayed{_near(workflow_id, by_id)}")
+            raise TraceError(f"{chat.where}: no workflow {quoted(workflow_id)} is replayed{_near(workflow_id, by_id)}")
         calls, tools = ({node.id for node in nodes} for nodes in (workflow.calls, workflow.tools))
         if call_id not in calls:
-            raise TraceError(f"{chat.where}: {workflow_id!r} has no call {call_id!r}{_near(call_id, calls)}")
+            raise TraceError(
+                f"{chat.where}: {quoted(workflow_id)} has no call {quoted(call_id)}{_near(call_id, calls)}"
+            )
         _check_references(chat, workflow, call_id, {"answer_of": calls, "result_of": tools})
 
 
@@ -107,9 +109,13 @@ def _check_references(chat: ChatCall, workflow: Workflow, call_id: str, known: M
     for key, node in chat.references:
         if node not in known[key]:
             kind = "call" if key == "answer_of" else "tool"
-            raise TraceError(f"{chat.where}: {key} names no {kind} of the workflow: {node!r}{_near(node, known[key])}")
+            raise TraceError(
+                f"{chat.where}: {key} names no {kind} of the workflow: {quoted(node)}{_near(node, known[key])}"
+            )
         if node not in before:
-            raise TraceError(f"{chat.where}: {key} {node!r}, but {call_id!r} does not wait for it; write its text out")
+            raise TraceError(
+                f"{chat.where}: {key} {quoted(node)}, but {quoted(call_id)} does not wait for it; write its text out"
+            )
 
 
 def _ancestors(workflow: Workflow, node: str) -> set[str]:
@@ -153,11 +159,11 @@ def _check_message(where: str, message: Any) -> None:
         if isinstance(message, dict) and key in message:
             _check(where, message, {"role": str, key: str}, others)
             if message["role"] != role:
-                raise TraceError(f"{where}: {key} is of role {message['role']!r}; give it the role {role!r}")
+                raise TraceError(f"{where}: {key} is of role {quoted(message['role'])}; give it the role {role!r}")
             return
     _check(where, message, {"role": str}, _MESSAGE | dict.fromkeys(_REFERENCES, str))
     if message["role"] not in _ROLES:
-        raise TraceError(f"{where}: no role {message['role']!r}{nearest(message['role'], _ROLES)}")
+        raise TraceError(f"{where}: no role {quoted(message['role'])}{nearest(message['role'], _ROLES)}")
     if message.get("content") is None and not message.get("tool_calls"):
         raise TraceError(f"{where}: neither content nor tool_calls; add one, or answer_of or result_of")
 
@@ -172,12 +178,14 @@ def _check_tools(chat: ChatCall) -> None:
     if chat.max_tokens is not None and chat.max_tokens < 1:
         raise TraceError(f"{where}: max_tokens must be at least 1")
     if isinstance(choice, str) and choice not in ("auto", "required"):
-        raise TraceError(f"{where}: tool_choice {choice!r}; give auto, required, or the tool as an object")
+        raise TraceError(f"{where}: tool_choice {quoted(choice)}; give auto, required, or the tool as an object")
     if isinstance(choice, dict):
         _check(f"{where}, tool_choice", choice, _TYPED)
         _check(f"{where}, function of tool_choice", choice["function"], {"name": str})
         if (name := choice["function"]["name"]) not in names:
-            raise TraceError(f"{where}: tool_choice names {name!r}, which is not among the tools{nearest(name, names)}")
+            raise TraceError(
+                f"{where}: tool_choice names {quoted(name)}, which is not among the tools{nearest(name, names)}"
+            )
 
 
 def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping[str, Any] = {}) -> None:
@@ -186,13 +194,13 @@ def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping
         raise TraceError(f"{where}: not a JSON object; write one")
     for key in required:
         if key not in data:
-            raise TraceError(f"{where}: no {key!r}; add it")
+            raise TraceError(f"{where}: no {quoted(key)}; add it")
     for key, value in data.items():
         kind = required.get(key, optional.get(key))
         if kind is None:
-            raise TraceError(f"{where}: unknown key {key!r}{nearest(key, {**required, **optional})}")
+            raise TraceError(f"{where}: unknown key {quoted(key)}{nearest(key, {**required, **optional})}")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TraceError(f"{where}: {key!r} is of the wrong type ({type(value).__name__}); correct it")
+            raise TraceError(f"{where}: {quoted(key)} is of the wrong type ({type(value).__name__}); correct it")
 
 
 def _no_number(text: str) -> float:

@@ -34,8 +34,8 @@ def summary(result: RunResult) -> dict[str, Any]:
         "parallelism": ratio(sum(session.busy_s for session in sessions), sum(latency)),
         "gpu_busy_share": ratio(engine.busy_s, makespan),
         "prefix_cache_hit_share": ratio(
-            sum(record.num_cached_tokens or 0 for record in records),
-            sum(record.num_prompt_tokens for record in records),
+            sum(record.num_cached_tokens for record in records if record.num_cached_tokens is not None),
+            sum(record.num_prompt_tokens for record in records if record.num_cached_tokens is not None),
         ),
         "preemptions": engine.num_preemptions,
         "sessions": count(session.status for session in result.sessions),

@@ -53,8 +53,12 @@ def _lines(header: dict[str, Any], rows: Iterable[dict[str, Any]]) -> str:
 def write_whole(path: Path, text: str) -> None:
     """The file with this text, never with a part of it."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.rename(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def svg(figure: Figure, description: Any) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-#: Path and body of a request -> a status and text, or the events of a stream.
+#: Path and body of a request -> a status and text, or the events of a stream; of these bytes are sent as they are, and
+#: a float is a pause in seconds.
 Script = Callable[[str, dict], "tuple[int, str] | Iterable[object]"]
 
 
@@ -26,6 +28,8 @@ class Scripted:
 
     def _handler(scripted, script: Script) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self) -> None:
                 self.answer({})
 
@@ -36,13 +40,31 @@ class Scripted:
                 scripted.requests.append((self.path, body))
                 said = script(self.path, body)
                 if isinstance(said, tuple):
-                    status, text = said
+                    self.whole(*said)
                 else:
-                    status, text = 200, "".join(f"data: {json.dumps(event)}\n\n" for event in said) + "data: [DONE]\n\n"
+                    with suppress(OSError):  # a client that has had enough
+                        self.stream(said)
+
+            def whole(self, status: int, text: str) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(text.encode())))
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+            def stream(self, events: Iterable[object]) -> None:
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                for event in events:
+                    if isinstance(event, float):
+                        time.sleep(event)
+                    else:
+                        self.chunk(event if isinstance(event, bytes) else f"data: {json.dumps(event)}\n\n".encode())
+                self.chunk(b"data: [DONE]\n\n")
+                self.chunk(b"")
+
+            def chunk(self, data: bytes) -> None:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
             def log_message(self, *args: object) -> None:
                 pass

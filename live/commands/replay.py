@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ from sim.latency import load_profile
 from sim.load import Load
 from sim.report import print_comparison, print_prediction
 from sim.results import check_free, write
-from sim.traces import LoadOptions
+from sim.traces import LoadOptions, segment_id, text_of
 
 
 @click.command()
@@ -106,14 +107,14 @@ def command(
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     texts = load_texts(texts_at) if texts_at else {}
+    digest = segment_id(text_of(texts_at)) if texts_at else ""
     check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
+    # Whoever ends the program keeps what has finished, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress(repeat * len(lineup) * len(workflows)) as advance:
-        setup = Setup(repeat, timeout_s, texts, executor, advance)
+        setup = Setup(repeat, timeout_s, texts, digest, executor, advance)
         measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
-    if output:
-        write(measured, output)
-        click.echo(f"wrote {output}/", err=True)
     predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
     if as_json:
         click.echo(json.dumps(_json(measured, predicted), indent=2, allow_nan=False))
@@ -122,6 +123,11 @@ def command(
         if predicted:
             print_comparison(predicted)
             print_prediction(predicted, measured)
+    if output:  # after all that can be said, as a disk may be full
+        write(measured, output)
+        if predicted:
+            write(predicted, output / "predicted")
+        click.echo(f"wrote {output}/", err=True)
     _end(measured)
 
 

@@ -88,7 +88,7 @@ resolve() {
   override
   tiny=0
   [[ ${setting[model]} != "$PWD/$state/model" ]] || tiny=1
-  hf_home=${HF_HOME:-$HOME/.cache/huggingface}
+  hf_home=${HF_HOME:-${HOME:-.}/.cache/huggingface}
   ready_timeout=${READY_TIMEOUT:-600}
   whole READY_TIMEOUT "$ready_timeout"
   resolve_address

@@ -78,10 +78,10 @@ def command(
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     comparison = compare(workflows, lineup, base, settings, load, seed, choices)
-    if output:
-        write(comparison, output)
-        click.echo(f"wrote {output}/", err=True)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:
         print_comparison(comparison)
+    if output:
+        write(comparison, output)
+        click.echo(f"wrote {output}/", err=True)
