@@ -78,7 +78,9 @@ class Measured(Comparison):
     def engine(self) -> str:
         """The server's model and version."""
         kind = "vLLM" if self.server.engine == "vllm" else "fake vLLM, no measurement:"
-        return f"{kind} {self.server.version}, {self.server.model}"
+        times = max((one.number for one in self.repetitions), default=-1) + 1
+        together = f", {times} repetitions together" if times > 1 else ""
+        return f"{kind} {self.server.version}, {self.server.model}{together}"
 
     def engine_facts(self) -> dict[str, Any]:
         """What the server says of itself, and how well the replay kept its times."""
