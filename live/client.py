@@ -40,7 +40,8 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     num_prompt_tokens: int | None = None
     num_cached_tokens: int | None = None
-    #: Seconds from being scheduled to the first token, as the server measured them.
+    #: Seconds in the server's queue, and from being scheduled to the first token, as it measured them.
+    queue_s: float | None = None
     prefill_s: float | None = None
     #: Of a chat: tool calls in order, and for each that is of no use, or did not come although it had to, the reason.
     tool_calls: Sequence[ToolCall] = ()
@@ -220,6 +221,7 @@ def _take_event(event: Mapping[str, Any], now: float, answer: Answer) -> None:
         answer.num_counted_tokens = usage.get("completion_tokens") or 0
         answer.num_cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     if metrics := event.get("metrics"):
+        answer.queue_s = _seconds(metrics.get("queue_time_ms"))
         answer.prefill_s = _seconds(metrics.get("time_to_first_token_ms"))
 
 

@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from live.client import CallError, Client
 from live.prompts import segment_ids
@@ -41,12 +40,14 @@ class Setup:
     """How to replay. ``timeout_s``: seconds without a token after which a call has failed.
 
     ``texts`` are sent as chats instead of token ids, and ``executor`` carries out the tools that they offer.
+    ``hardware`` is for the records: a server does not tell on what it runs.
     """
 
     repetitions: int = 1
     timeout_s: float = 300.0
     texts: Texts = field(default_factory=dict)
     texts_digest: str = ""
+    hardware: str = "unknown"
     executor: Executor | None = None
     progress: Progress = lambda: None
 
@@ -73,6 +74,7 @@ class Measured(Comparison):
     repetitions: Sequence[Repetition]
     interrupted: bool
     texts_digest: str = ""
+    hardware: str = "unknown"
 
     @property
     def engine(self) -> str:
@@ -90,6 +92,7 @@ class Measured(Comparison):
             "replay_lag_s": distribution(self._lags()),
             "malformed_tool_calls": len(self._malformed),
             "failed_tools": len(self._failed),
+            "hardware": self.hardware,
             "texts_digest": self.texts_digest,
             "requests_of_others": self._foreign,
             "degraded": self.degraded,
@@ -126,6 +129,8 @@ class Measured(Comparison):
         Two half-widths of the logarithm, added as squares: over workflows from the bootstrap, over repetitions from
         their scatter (Student's t). One repetition has none, as it cannot tell a difference from the machine's noise.
         """
+        from scipy.special import stdtrit  # a second to load, which only a result needs
+
         ratio, interval = super().speedup(name, pairs)
         logs = [math.log(one) for one in self._ratios(name, pairs)]
         if len(logs) < 2:
@@ -242,6 +247,7 @@ def measure(
         repetitions=done,
         interrupted=interrupted,
         texts_digest=setup.texts_digest,
+        hardware=setup.hardware,
     )
 
 

@@ -67,6 +67,7 @@ from sim.traces import LoadOptions, segment_id, text_of
     metavar="HOW",
     help="Who carries out the tools that a chat offers: recorded (waits), MODULE:FUNCTIONS, or appworld:URL.",
 )
+@click.option("--hardware", default="unknown", metavar="TEXT", help="What the server runs on, for the records.")
 @load_options
 @seed_option("For order, arrivals, drawn tool times, intervals.")
 @view_option
@@ -86,6 +87,7 @@ def command(
     timeout_s: float,
     texts_at: Path | None,
     tools: str,
+    hardware: str,
     load: Load,
     seed: int,
     choices: Choices,
@@ -113,7 +115,7 @@ def command(
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress(repeat * len(lineup) * len(workflows)) as advance:
-        setup = Setup(repeat, timeout_s, texts, digest, executor, advance)
+        setup = Setup(repeat, timeout_s, texts, digest, hardware, executor, advance)
         measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
     predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
     if as_json:

@@ -72,7 +72,7 @@ def test_the_command_writes_records_with_repetitions_and_says_what_was_predicted
     folder = tmp_path / "out"
     done = workspan(
         *("replay", traces, "--server", server, "--policy", "sequential", "--policy", "async", "--repeat", 2),
-        *("--concurrent-sessions", 2, "--profile", "rtxpro6000-llama-3.1-8b", "-o", folder),
+        *("--concurrent-sessions", 2, "--profile", "rtxpro6000-llama-3.1-8b", "-o", folder, "--hardware", "a laptop"),
     )
     assert done.returncode == 0, done.stderr
     assert "predicted / measured" in done.stdout
@@ -83,6 +83,8 @@ def test_the_command_writes_records_with_repetitions_and_says_what_was_predicted
         (p, r) for p in ("sequential", "async") for r in (0, 1)
     }
     assert len(rows) == 2 * 2 * 6
+    assert header["hardware"] == "a laptop"
+    assert json.loads((folder / "predicted" / "result.json").read_text())["provenance"]["engine"] == "simulated"
 
 
 def test_calls_that_fail_end_with_exit_code_2_and_keep_their_records(server, traces, tmp_path):
