@@ -112,12 +112,13 @@ def command(
     digest = segment_id(text_of(texts_at)) if texts_at else ""
     check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
+    # First what can fail without a server: nothing that was measured may be lost for it.
+    predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress(repeat * len(lineup) * len(workflows)) as advance:
         setup = Setup(repeat, timeout_s, texts, digest, hardware, executor, advance)
         measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
-    predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
     if as_json:
         click.echo(json.dumps(_json(measured, predicted), indent=2, allow_nan=False))
     else:
