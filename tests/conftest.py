@@ -1,6 +1,10 @@
+import signal
 from pathlib import Path
 
 import pytest
+
+# Started in the background, we would ignore Ctrl-C, and so would every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
