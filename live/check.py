@@ -31,11 +31,16 @@ def check(server: Server, timeout_s: float) -> tuple[ServerInfo, list[Finding]]:
     return info, list(_findings(server, info, Client(info.url, info.model, timeout_s)))
 
 
+def probe(client: Client) -> tuple[Answer, Answer, Answer]:
+    """One prompt that nobody sent before, sent three times: new, again, and under another salt. Raises CallError."""
+    prompt = segment_ids(f"probe {secrets.token_hex(8)}", _TOKENS)
+    first, again, salted = (client.complete(prompt, _OUTPUT, cache_salt=salt) for salt in ("a", "a", "b"))
+    return first, again, salted
+
+
 def _findings(server: Server, info: ServerInfo, client: Client) -> Iterator[Finding]:
     try:
-        # Nobody has sent this prompt before.
-        prompt = segment_ids(f"check {secrets.token_hex(8)}", _TOKENS)
-        first, again, salted = (client.complete(prompt, _OUTPUT, cache_salt=salt) for salt in ("a", "a", "b"))
+        first, again, salted = probe(client)
     except CallError as error:
         yield Finding("token ids in and out, exact lengths", False, str(error), "take vLLM 0.19 or newer", needed=True)
         return

@@ -14,7 +14,7 @@ from urllib3.exceptions import ReadTimeoutError
 
 from live.tool_calls import Pieces, ToolCall
 
-#: Seconds. A server that says nothing for so long in the middle of a call has died.
+#: Seconds. A server that takes no connection, or answers nothing about itself, for so long is not there.
 CONNECT_TIMEOUT_S = 10.0
 
 _MUTE = "the server said nothing for too long"

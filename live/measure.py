@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from live.check import probe
 from live.client import CallError, Client
-from live.prompts import segment_ids
 from live.replay import Replay
 from live.server import Counters, Server, ServerInfo, engine_stats, growth
 from live.text import Texts
@@ -28,9 +28,6 @@ from sim.workflow import Workflow
 
 #: Seconds. A run whose calls were sent later than that, at the 99th percentile, did not replay what it was to.
 MAX_LAG_S = 0.1
-
-#: Tokens: several KV blocks of any size in use.
-_WARM_UP = 600
 
 Progress = Callable[[], None]
 
@@ -323,10 +320,8 @@ def _play(replay: Replay, load: Load, sessions: int, seed: int) -> None:
 
 def _warm_up(server: Server, info: ServerInfo, timeout_s: float) -> None:
     """Calls that nobody counts. They also show that the server takes token ids, salts and exact lengths."""
-    prompt = segment_ids(f"warm-up {secrets.token_hex(8)}", _WARM_UP)
-    client = Client(info.url, info.model, timeout_s)
     try:
-        *_, salted = (client.complete(prompt, 8, cache_salt=salt) for salt in ("a", "a", "b"))
+        _, _, salted = probe(Client(info.url, info.model, timeout_s))
     except CallError as error:
         raise RunError(f"--server {server.url}: a first call failed: {error}") from error
     if salted.num_cached_tokens:

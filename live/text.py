@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import TraceError, nearest, quoted
+from sim.traces.jsonl import check
 from sim.workflow import Workflow
 
 _LINE = {"workflow": str, "call": str, "messages": list}
@@ -139,15 +140,15 @@ def _line(where: str, line: str) -> tuple[tuple[str, str], ChatCall]:
         data = json.loads(line, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise TraceError(f"{where}: not a line of JSON; correct it, or take it out") from error
-    _check(where, data, _LINE, _LINE_OPTIONAL)
+    check(where, data, _LINE, _LINE_OPTIONAL)
     messages, tools = data["messages"], data.get("tools", [])
     if not messages:
         raise TraceError(f"{where}: no messages; add one")
     for number, message in enumerate(messages):
         _check_message(f"{where}, message {number}", message)
     for number, tool in enumerate(tools):
-        _check(f"{where}, tool {number}", tool, _TYPED)
-        _check(f"{where}, function of tool {number}", tool["function"], {"name": str}, _FUNCTION_OPTIONAL)
+        check(f"{where}, tool {number}", tool, _TYPED)
+        check(f"{where}, function of tool {number}", tool["function"], {"name": str}, _FUNCTION_OPTIONAL)
     request = {key: data[key] for key in ("tool_choice", "parallel_tool_calls") if key in data}
     chat = ChatCall(where, messages, tools, request, data.get("max_tokens"))
     _check_tools(chat)
@@ -157,11 +158,11 @@ def _line(where: str, line: str) -> tuple[tuple[str, str], ChatCall]:
 def _check_message(where: str, message: Any) -> None:
     for key, (role, others) in _REFERENCES.items():
         if isinstance(message, dict) and key in message:
-            _check(where, message, {"role": str, key: str}, others)
+            check(where, message, {"role": str, key: str}, others)
             if message["role"] != role:
                 raise TraceError(f"{where}: {key} is of role {quoted(message['role'])}; give it the role {role!r}")
             return
-    _check(where, message, {"role": str}, _MESSAGE | dict.fromkeys(_REFERENCES, str))
+    check(where, message, {"role": str}, _MESSAGE | dict.fromkeys(_REFERENCES, str))
     if message["role"] not in _ROLES:
         raise TraceError(f"{where}: no role {quoted(message['role'])}{nearest(message['role'], _ROLES)}")
     if message.get("content") is None and not message.get("tool_calls"):
@@ -180,27 +181,12 @@ def _check_tools(chat: ChatCall) -> None:
     if isinstance(choice, str) and choice not in ("auto", "required"):
         raise TraceError(f"{where}: tool_choice {quoted(choice)}; give auto, required, or the tool as an object")
     if isinstance(choice, dict):
-        _check(f"{where}, tool_choice", choice, _TYPED)
-        _check(f"{where}, function of tool_choice", choice["function"], {"name": str})
+        check(f"{where}, tool_choice", choice, _TYPED)
+        check(f"{where}, function of tool_choice", choice["function"], {"name": str})
         if (name := choice["function"]["name"]) not in names:
             raise TraceError(
                 f"{where}: tool_choice names {quoted(name)}, which is not among the tools{nearest(name, names)}"
             )
-
-
-def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping[str, Any] = {}) -> None:
-    """The keys are known, those that must be there are there, and each is of its type; true is no number."""
-    if not isinstance(data, dict):
-        raise TraceError(f"{where}: not a JSON object; write one")
-    for key in required:
-        if key not in data:
-            raise TraceError(f"{where}: no {quoted(key)}; add it")
-    for key, value in data.items():
-        kind = required.get(key, optional.get(key))
-        if kind is None:
-            raise TraceError(f"{where}: unknown key {quoted(key)}{nearest(key, {**required, **optional})}")
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise TraceError(f"{where}: {quoted(key)} is of the wrong type ({type(value).__name__}); correct it")
 
 
 def _no_number(text: str) -> float:

@@ -80,7 +80,7 @@ def dump(workflows: Iterable[Workflow], header: Mapping[str, Any]) -> Iterator[s
 
 def parse(data: Any) -> Workflow:
     """A workflow from its JSON form. Raises TraceError or WorkflowError with the node's name."""
-    _check("workflow", data, _WORKFLOW, _OPTIONAL)
+    check("workflow", data, _WORKFLOW, _OPTIONAL)
     where = f"workflow {data['id'][:100]}"
     reader = _Reader(where)
     nodes = tuple(reader.node(number, item) for number, item in enumerate(data["nodes"]))
@@ -115,11 +115,11 @@ class _Reader:
         where = f"{self._where}, node {number}"
         node: Node
         if isinstance(item, dict) and "tool" in item:
-            _check(where, item, _TOOL, _NODE_OPTIONAL)
+            check(where, item, _TOOL, _NODE_OPTIONAL)
             node = Tool(item["tool"], item["name"])
             self.durations[node.id] = item["duration_s"]
         else:
-            _check(where, item, _CALL, _CALL_OPTIONAL)
+            check(where, item, _CALL, _CALL_OPTIONAL)
             node = Call(item["call"], item["agent"], self._prompt(item), item["answer"])
             self.outputs[node.id] = item["output_tokens"]
             self._prompts[node.id] = node.prompt
@@ -180,9 +180,10 @@ def _header(document: Document) -> dict[str, Any] | None:
     return header if isinstance(header, dict) and header.get("format") == FORMAT else None
 
 
-def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping[str, Any] = {}) -> None:
+def check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping[str, Any] = {}) -> None:
+    """The keys are known, those that must be there are there, and each is of its type; true is no number."""
     if not isinstance(data, dict):
-        raise TraceError(f"{where}: not a JSON object")
+        raise TraceError(f"{where}: not a JSON object; write one")
     for key in required:
         if key not in data:
             raise TraceError(f"{where}: no {key!r}; add it")
@@ -191,7 +192,7 @@ def _check(where: str, data: Any, required: Mapping[str, Any], optional: Mapping
         if kind is None:
             raise TraceError(f"{where}: unknown key {quoted(key)}{nearest(key, {**required, **optional})}")
         if not _is(value, kind):
-            raise TraceError(f"{where}: {key!r} is of the wrong type ({type(value).__name__})")
+            raise TraceError(f"{where}: {key!r} is of the wrong type ({type(value).__name__}); correct it")
 
 
 def _check_items(where: str, items: Iterable[Any], kinds: tuple[Any, ...]) -> None:
