@@ -24,7 +24,7 @@ from scipy.optimize import least_squares, minimize
 
 from sim.cli import execute
 from sim.errors import RunError, TraceError
-from sim.latency import Profile, StepTime, load_profile
+from sim.latency import Measured, Profile, StepTime, load_profile
 from sim.policies.async_ import Async
 from sim.simulate import serve
 from sim.traces import text_of
@@ -181,7 +181,7 @@ def calibrate(run: Run, profile: Profile) -> Profile:
     on_all = profile.model_copy(update={"step_time": fit(run, profile, everything)})
     held_out = {f"held_out_{name}": error for name, error in accuracy(run, on_half, second).items()}
     tokens = (workflow.num_tokens(call) for workflow in run.workflows.values() for call in workflow.calls)
-    known = {"accuracy": accuracy(run, on_all, everything) | held_out, "max_measured_tokens": max(tokens)}
+    known = {"accuracy": accuracy(run, on_all, everything) | held_out, "measured": Measured(request_tokens=max(tokens))}
     return on_all.model_copy(update=known)
 
 

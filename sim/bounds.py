@@ -54,7 +54,9 @@ def least_s(clock: StepClock, prompt_tokens: int, cached_tokens: int, output_tok
     pairs = new * cached_tokens + new * (new + 1) // 2
     padded_s = clock.device_s(new, 0, sum(ends), sum(ends), pairs)
     padding_s, const_s = clock.padding_s(new), clock.step.const_s
-    prefill_s = padded_s - padding_s + min(padding_s, const_s) + (len(ends) - 1) * const_s
+    # Each chunk has free tokens of its own; of the first chunk `device_s` has taken them off.
+    further_s = const_s - clock.hidden_s(new)
+    prefill_s = padded_s - padding_s + min(padding_s, const_s) + (len(ends) - 1) * further_s
     decode_s = min(
         clock.device_s(0, 1, prompt_tokens + 1, prompt_tokens + 1, 0),
         clock.device_s(1, 0, prompt_tokens + 1, prompt_tokens + 1, prompt_tokens),

@@ -172,14 +172,14 @@ class Predicted(Comparison):
     def limits(self) -> list[str]:
         """Which calls are beyond what was measured."""
         outside, calls = self.extrapolated(), sum(len(workflow.calls) for workflow in self.workflows)
-        longest = self.profile.max_measured_tokens
+        longest = self.profile.measured.request_tokens
         found = f"Extrapolated: {outside} of {calls} calls have more than the {longest} tokens measured."
         return [found] if outside else []
 
     def extrapolated(self) -> int:
         """Calls with more tokens than any request that the profile was measured with."""
         return sum(
-            workflow.num_tokens(call) > self.profile.max_measured_tokens
+            workflow.num_tokens(call) > self.profile.measured.request_tokens
             for workflow in self.workflows
             for call in workflow.calls
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim import yamlfile
 from sim.errors import ProfileError, nearest
@@ -23,7 +24,9 @@ class StepTime(Strict):
     """Coefficients of the seconds that one step takes; `StepClock` puts them together.
 
     KV tokens read are logical ones, each row's context, and distinct ones: a block that several rows share is in
-    memory once. ``host_s`` and ``host_seq_s`` (per row) are the CPU's time to schedule the step and take in its result.
+    memory once. The first ``free_tokens`` of a step cost nothing, because computing them takes no longer than loading
+    the weights, which ``const_s`` has (the roofline of Williams, Waterman and Patterson 2009). ``host_s`` and
+    ``host_seq_s`` (per row) are the CPU's time to schedule the step and take in its result.
     """
 
     # Shorter steps would be lost in the rounding of a clock that has run for long.
@@ -33,8 +36,15 @@ class StepTime(Strict):
     kv_token_s: Seconds
     distinct_kv_token_s: Seconds = 0.0
     attention_pair_s: Seconds
+    free_tokens: Annotated[int, Field(ge=0)] = 0
     host_s: Seconds = 0.0
     host_seq_s: Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _free_tokens_hide_behind_the_weights(self) -> Self:
+        if min(self.prefill_token_s, self.decode_seq_s) * self.free_tokens > self.const_s:
+            raise ValueError("free_tokens take longer than const_s, so they cannot be free; lower them")
+        return self
 
 
 class Overheads(Strict):
@@ -49,11 +59,41 @@ class Overheads(Strict):
     output_s: Seconds = 0.0
 
 
+class Measured(Strict):
+    """The largest that was measured: tokens of a request (prompt and answer), requests and KV tokens of a step.
+
+    Beyond, a prediction is extrapolated. None: not known.
+    """
+
+    request_tokens: Count
+    batch_size: Count | None = None
+    kv_tokens: Count | None = None
+
+
+class Draws(Strict):
+    """Coefficients as they could have been found: one bootstrap draw a row, by the names of the columns.
+
+    Names are those of `StepTime` and `Overheads`; what is not named was not fitted.
+    """
+
+    names: list[str]
+    rows: list[list[float]]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        known = {*StepTime.model_fields, *Overheads.model_fields}
+        if strangers := [name for name in self.names if name not in known]:
+            raise ValueError(f"{strangers[0]} is no coefficient; names are {', '.join(sorted(known))}")
+        if any(len(row) != len(self.names) for row in self.rows):
+            raise ValueError(f"a row has not {len(self.names)} numbers")
+        return self
+
+
 class Profile(Strict):
     """A step-time model, the engine it was measured on, and how far it can be trusted.
 
-    ``accuracy`` is in percent. A request of more than ``max_measured_tokens``, prompt and answer together, is
-    outside the range that was measured.
+    ``accuracy`` is in percent. ``draws`` tell how certain the coefficients are. ``derived``: from what, and how, where
+    the profile was not measured. ``samples``: the file beside this one that has the raw measurements, and its SHA-256.
     """
 
     name: str
@@ -62,15 +102,34 @@ class Profile(Strict):
     source: str
     method: str
     accuracy: dict[str, float]
-    max_measured_tokens: Count
+    measured: Measured
     engine: EngineSettings
     step_time: StepTime
     overheads: Overheads = Overheads()
+    draws: Draws | None = None
+    derived: str = ""
+    samples: dict[str, str] = Field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that change whenever a number does."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    def with_coefficients(self, values: Mapping[str, float]) -> Profile:
+        """The same with other coefficients, by their names in `StepTime` and `Overheads`. Raises ValidationError."""
+        step = {name: value for name, value in values.items() if name in StepTime.model_fields}
+        outside = {name: value for name, value in values.items() if name not in step}
+        return self.model_copy(
+            update={
+                "step_time": StepTime(**{**self.step_time.model_dump(), **step}),
+                "overheads": Overheads(**{**self.overheads.model_dump(), **outside}),
+            }
+        )
+
+    def drawn(self, number: int) -> Profile:
+        """The profile as it could have been found: with the coefficients of one bootstrap draw."""
+        assert self.draws is not None
+        return self.with_coefficients(dict(zip(self.draws.names, self.draws.rows[number], strict=True)))
 
 
 class StepClock:
@@ -82,6 +141,7 @@ class StepClock:
         self._graph_sizes = profile.engine.graph_sizes
         # What a token costs at least, so that padding never makes a batch slower than one that is as large.
         self._least_token_s = min(self.step.prefill_token_s, self.step.decode_seq_s)
+        self._free_tokens = self.step.free_tokens
         self._growth_s = self.step.kv_token_s + self.step.distinct_kv_token_s
 
     def device_s(
@@ -97,6 +157,7 @@ class StepClock:
             + step.distinct_kv_token_s * distinct_kv_tokens
             + step.attention_pair_s * attention_pairs
             + self.padding_s(prefill_tokens + decode_seqs)
+            - self.hidden_s(prefill_tokens + decode_seqs)
         )
 
     def padding_s(self, num_tokens: int) -> float:
@@ -104,7 +165,13 @@ class StepClock:
         index = bisect_left(self._graph_sizes, num_tokens)
         if index == len(self._graph_sizes):
             return 0.0
-        return self._least_token_s * (self._graph_sizes[index] - num_tokens)
+        return self._least_token_s * (
+            max(self._graph_sizes[index], self._free_tokens) - max(num_tokens, self._free_tokens)
+        )
+
+    def hidden_s(self, num_tokens: int) -> float:
+        """Seconds that a step's first tokens would take if loading the weights did not take longer."""
+        return self._least_token_s * min(num_tokens, self._free_tokens)
 
     def steps_s(self, device_s: float, num_rows: int, count: int) -> float:
         """Seconds of ``count`` steps, the first ``device_s`` on the GPU, in each of which the same rows read one more.

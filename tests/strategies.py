@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from sim.latency import Overheads, Profile, StepTime
+from sim.latency import Measured, Overheads, Profile, StepTime
 from sim.policies import parse_policy
 from sim.settings import EngineSettings
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
@@ -55,13 +55,16 @@ def profiles(draw, min_blocks=2):
         watermark=draw(st.sampled_from([0.0, 0.1])),
         cudagraph_capture_sizes=draw(st.sampled_from([[], "default", [3, 10, 50]])),
     )
+    const_s, prefill_token_s, decode_seq_s = draw(st.floats(1e-4, 1e-2)), draw(seconds), draw(seconds)
+    least_s, free_tokens = min(prefill_token_s, decode_seq_s), draw(st.sampled_from([0, 0, 2, 7, 60]))
     step_time = StepTime(
-        const_s=draw(st.floats(1e-4, 1e-2)),
-        prefill_token_s=draw(seconds),
-        decode_seq_s=draw(seconds),
+        const_s=const_s,
+        prefill_token_s=prefill_token_s,
+        decode_seq_s=decode_seq_s,
         kv_token_s=draw(seconds),
         distinct_kv_token_s=draw(seconds),
         attention_pair_s=draw(seconds),
+        free_tokens=free_tokens if least_s * free_tokens <= const_s else 0,
         host_s=draw(seconds),
         host_seq_s=draw(seconds),
     )
@@ -78,7 +81,7 @@ def profile(settings=None, step_time=None, overheads=None):
         source="drawn",
         method="drawn",
         accuracy={},
-        max_measured_tokens=1000,
+        measured=Measured(request_tokens=1000),
         engine=settings or roomy(),
         step_time=step_time
         or StepTime(const_s=0.01, prefill_token_s=1e-4, decode_seq_s=1e-4, kv_token_s=1e-7, attention_pair_s=1e-9),

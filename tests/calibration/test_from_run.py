@@ -104,7 +104,7 @@ def test_a_calibrated_profile_says_what_it_was_measured_with(tmp_path):
     run = read_run(tmp_path, tmp_path / "workload.jsonl.gz", 16)
     found = calibrate(run, engine)
     longest = max(workflow.calls[0].num_prompt_tokens for workflow in run.workflows.values())
-    assert longest + 5 <= found.max_measured_tokens <= longest + 120
+    assert longest + 5 <= found.measured.request_tokens <= longest + 120
     assert set(found.accuracy) == {
         f"{part}{name}"
         for part in ("", "held_out_")

@@ -10,7 +10,7 @@ model: none
 source: none
 method: none
 accuracy: {}
-max_measured_tokens: 1000
+measured: {request_tokens: 1000}
 engine: {vllm_version: 0.32.0, max_num_seqs: 8, max_num_batched_tokens: 64, max_model_len: 512, num_gpu_blocks: 100}
 step_time: {const_s: 1e-2, prefill_token_s: 1e-4, decode_seq_s: 0, kv_token_s: 1.5e-7, attention_pair_s: 0}
 """

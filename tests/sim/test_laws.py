@@ -160,7 +160,8 @@ def alone_s(engine, prompt, output):
         token_s = step.prefill_token_s if is_prefill else step.decode_seq_s
         pairs = new * before + new * (new + 1) // 2 if is_prefill else 0
         padded = min((size for size in settings.graph_sizes if size >= new), default=new)
-        device_s = step.const_s + token_s * new + min(step.prefill_token_s, step.decode_seq_s) * (padded - new)
+        charged = max(padded, step.free_tokens) - step.free_tokens - new
+        device_s = step.const_s + token_s * new + min(step.prefill_token_s, step.decode_seq_s) * charged
         device_s += (step.kv_token_s + step.distinct_kv_token_s) * (before + new) + step.attention_pair_s * pairs
         host_s = step.host_s + step.host_seq_s
         total += max(device_s, host_s) if settings.async_scheduling else device_s + host_s

@@ -13,7 +13,7 @@ from live.prompts import segment_ids
 from live.server import Server
 from sim.choices import Choices
 from sim.compare import line_up
-from sim.latency import Overheads, Profile, StepTime
+from sim.latency import Measured, Overheads, Profile, StepTime
 from sim.load import Alone, ConcurrentSessions
 from sim.settings import EngineSettings
 from sim.simulate import simulate
@@ -77,7 +77,7 @@ def profile(url):
         source="test",
         method="none",
         accuracy={},
-        max_measured_tokens=8192,
+        measured=Measured(request_tokens=8192),
         engine=settings,
         step_time=step,
         overheads=Overheads(),
