@@ -51,7 +51,8 @@ def test_the_coefficients_of_a_server_are_found_again(server):
             slack = 0.1 * value + 1e-3 * (name == "const_s")
             assert low - slack <= value <= high + slack, name
             assert values[name] == pytest.approx(value, rel=0.3, abs=1e-6 if "kv" in name else 0), name
-    assert found.measured.model_dump() == {"request_tokens": 1801, "batch_size": 8, "kv_tokens": 8 * 1024 + 8 * 38}
+    assert (found.measured.request_tokens, found.measured.batch_size) == (1801, 8)
+    assert 8 * (1024 + 30) < found.measured.kv_tokens <= 8 * (1024 + 30 + 24)
     assert told.accuracy["held_out_step_pct"] < 10
 
 
