@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from live.measure import Measured, Progress, Setup, measure
+from live.measure import Measured, Setup, measure
 from live.server import Server
 from live.text import check_texts, load_texts
 from live.tools import parse_executor
@@ -20,6 +17,7 @@ from sim.commands.common import (
     choice_options,
     load_options,
     possible,
+    progress,
     read_traces,
     reading_options,
     seed_option,
@@ -116,7 +114,7 @@ def command(
     predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _progress(repeat * len(lineup) * len(workflows)) as advance:
+    with progress("sessions", repeat * len(lineup) * len(workflows)) as advance:
         setup = Setup(repeat, timeout_s, texts, digest, hardware, executor, advance)
         measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
     if as_json:
@@ -146,27 +144,3 @@ def _end(measured: Measured) -> None:
     failed = [record for record in records if record.status == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {len(records)} calls failed, the first: {failed[0].reason}")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """A bar on a terminal, a line for every tenth elsewhere, both on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = ("sessions", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("sessions", total=total)
-            yield lambda: bar.advance(task)
-        return
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if done * 10 // total > (done - 1) * 10 // total:
-            click.echo(f"{done} of {total} sessions", err=True)
-
-    yield advance
