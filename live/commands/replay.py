@@ -12,6 +12,8 @@ from live.measure import Measured, Setup, measure
 from live.server import Server
 from live.text import check_texts, load_texts
 from live.tools import parse_executor
+from sim.agreement import compare_results
+from sim.agreement_report import print_agreement
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,
@@ -28,7 +30,7 @@ from sim.compare import Comparison, compare, line_up
 from sim.errors import RunError
 from sim.latency import load_profile
 from sim.load import Load
-from sim.report import print_comparison, print_prediction
+from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions, segment_id, text_of
 
@@ -123,13 +125,16 @@ def command(
         print_comparison(measured)
         if predicted:
             print_comparison(predicted)
-            print_prediction(predicted, measured)
     if output:  # after all that can be said, as a disk may be full
         write(measured, output)
         if predicted:
             write(predicted, output / "predicted")
         click.echo(f"wrote {output}/", err=True)
-    _end(measured)
+    try:
+        if predicted and not as_json and not measured.interrupted:
+            print_agreement(compare_results(predicted, measured))
+    finally:  # where nothing can be compared, the reason is a call's
+        _end(measured)
 
 
 def _json(measured: Measured, predicted: Comparison | None) -> dict[str, object]:
