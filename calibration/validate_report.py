@@ -13,7 +13,11 @@ from sim.agreement import Agreement
 from sim.report import console
 
 #: What is judged, by its name among the metrics of an agreement.
-_JUDGED = {"makespan": "makespan", "session latency, mean": "session_latency.mean", "  p99": "session_latency.p99"}
+_JUDGED = {
+    "makespan": "makespan",
+    "session latency, mean": "session_latency.mean",
+    "session latency, p99": "session_latency.p99",
+}
 
 
 def facts(result: Validation) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def summary(replays: Sequence[Replayed]) -> dict[str, Any]:
     for name, metric in _JUDGED.items():
         rows = [(one["error"], one["noise"] or 0.0) for one in _numbers(replays, metric)]
         worst = max(rows)
-        found[name.strip()] = {
+        found[name] = {
             "mean_error": float(np.mean([error for error, _ in rows])),
             "worst_error": worst[0],
             "noise_of_the_worst": worst[1],
@@ -81,22 +85,23 @@ def _row(agreement: Agreement, policy: str) -> Iterator[str]:
 def _sentences(result: Validation) -> Iterator[str]:
     found = summary(result.replays)
     yield ""
-    for name in map(str.strip, _JUDGED):
+    for name in _JUDGED:
         one = found[name]
         yield (
             f"{name}: {one['mean_error']:.1%} off on average, {one['worst_error']:.1%} at worst"
             f" (noise there {one['noise_of_the_worst']:.1%}; noise on average {one['mean_noise']:.1%})."
         )
-    yield f"Wrong winners: {found['wrong_winners']} of {found['pairs_above_noise']} pairs that differ by more than noise."
+    wrong, pairs = found["wrong_winners"], found["pairs_above_noise"]
+    yield f"Wrong winners: {wrong} of {pairs} pairs of policies that differ by more than noise."
     cached, computed = (found[f"{name}_equal_share"] for name in ("cached_tokens", "computed_tokens"))
-    yield f"Calls with the very cached tokens that were predicted: {cached:.1%} or more of each load; computed: {computed:.1%}."
+    yield f"Calls with exactly the tokens predicted, in the worst load: cached {cached:.1%}, computed {computed:.1%}."
     yield f"Between the two calibrations the machine's steps changed by {result.drift:+.1%}."
     notes = [note for one in result.replays for note in one.agreement.notes]
     yield from dict.fromkeys(notes)
 
 
 def _numbers(replays: Sequence[Replayed], metric: str) -> list[Mapping[str, float]]:
-    found = []
+    found: list[Mapping[str, float]] = []
     for one in replays:
         metrics = one.agreement.metrics()
         for policy in one.measured.policies:

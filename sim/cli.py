@@ -19,6 +19,7 @@ _COMMANDS = {
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
     "traces": "sim.commands.traces",
+    "validate": "calibration.commands.validate",
 }
 
 

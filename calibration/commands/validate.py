@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from calibration.from_server import Bench
-from calibration.report import print_calibration, write_profile
+from calibration.profile_file import sample_row, write_profile
 from calibration.validate import Study, Validation, validate
 from calibration.validate_report import facts, print_validation
 from live.measure import Setup, check_policies
@@ -78,11 +78,11 @@ def command(
     """
     lineup, base = line_up(policies, baseline)
     check_free(output)
+    if len({*sessions}) < len(sessions) or len({*rates}) < len(rates):
+        raise RunError("the same load twice; name each once")
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     loads: list[Load] = [possible(ConcurrentSessions(one), len(workflows)) for one in sessions]
     loads += map(SessionRate, rates)
-    if len(set(map(str, loads))) < len(loads):
-        raise RunError("the same load twice; name each once")
     loads = loads or [Alone()]
     bench = Bench(url, {})
     check_policies(lineup, bench.info)
@@ -100,6 +100,6 @@ def command(
 
 
 def _write(result: Validation, output: Path) -> None:
-    write_profile(result.profile, result.samples, output / "profile.yaml")
+    write_profile(result.profile, map(sample_row, result.samples.samples), output / "profile.yaml")
     write_whole(output / "agreement.json", json.dumps(facts(result), indent=1, allow_nan=False) + "\n")
     click.echo(f"wrote {output}/", err=True)
