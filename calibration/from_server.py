@@ -20,9 +20,9 @@ from sim.errors import RunError
 from sim.latency import Measured, Overheads, Profile, StepTime
 from sim.settings import EngineSettings
 
-#: Seconds that the experiment may take, and how often each cell is repeated in it.
+#: Seconds that the experiment may take, by ``quick``, and how often each cell is played in it.
 BUDGET_S = {True: 110.0, False: 480.0}
-REPEATS = {True: 2, False: 3}
+_REPEATS, _MOST_REPEATS = 2, 6
 #: What the pilot times: a prompt alone, a few requests that decode.
 _PILOT = (Cell("prefill", 1, 0, 16), Cell("prefill", 1, 0, 400), Cell("decode", 1, 48, 0))
 _TIMEOUT_S = 300.0
@@ -62,12 +62,13 @@ class Bench:
         short, long, decode = (one.seconds for one in pilot)
         token_s = max(long - short, 0.0) / (_PILOT[1].prompt - _PILOT[0].prompt)
         design = cells(self.engine, quick)
-        seconds = {cell: _seconds(cell, token_s, max(decode, 1e-3), REPEATS[quick]) for cell in design}
+        seconds = {cell: _seconds(cell, token_s, max(decode, 1e-3)) for cell in design}
         kept, left_out = list(design), []
-        while sum(seconds[cell] for cell in kept) * REPEATS[quick] > BUDGET_S[quick]:
+        while (once_s := sum(seconds[cell] for cell in kept)) * _REPEATS > BUDGET_S[quick]:
             left_out.append(max(kept, key=seconds.__getitem__))
             kept.remove(left_out[-1])
-        return Plan(shuffled(kept, REPEATS[quick], seed), seconds, left_out)
+        repeats = min(_MOST_REPEATS, int(BUDGET_S[quick] / once_s)) if kept else 0
+        return Plan(shuffled(kept, repeats, seed), seconds, left_out)
 
     def measure(self, some: Sequence[Cell], done: Callable[[Cell], None] = lambda cell: None) -> Samples:
         """A sample of each cell; nothing of it was cached before but what the experiment itself sends twice."""
@@ -111,11 +112,11 @@ class Bench:
         return Client(self.info.url, self.info.model, _TIMEOUT_S)
 
 
-def _seconds(cell: Cell, token_s: float, step_s: float, repeats: int) -> float:
+def _seconds(cell: Cell, token_s: float, step_s: float) -> float:
     """What a cell will take, at first sight: contexts that are new once, and steps longer than a single request's."""
     contexts = cell.context if cell.kind in ("shared", "cached") else cell.context * cell.batch
     grown = 1 + cell.batch / 24 + cell.batch * cell.context / 20_000
-    return 0.05 + (cell.prompt + contexts / repeats) * token_s + cell.output_tokens * step_s * grown
+    return 0.05 + (cell.prompt + contexts / _REPEATS) * token_s + cell.output_tokens * step_s * grown
 
 
 def _measured(samples: Samples) -> Measured:
