@@ -30,7 +30,7 @@ LENGTHS_ONLY = "Only the lengths of the prompts are recorded: that no two of the
 ANSWERS_UNKNOWN = "The tokens of the answers are not recorded: that no prompt goes on after an answer was assumed."
 
 #: No count and no instant, in whatever unit, is beyond it.
-_LARGEST = 2**63
+LARGEST = 2**63
 #: Seconds. Beyond these bounds a number is in another unit than its format's.
 _LONGEST_RUN_S = 1e7
 _LONGEST_TOKEN_S = 1e3
@@ -153,7 +153,7 @@ def take(where: str, item: Any, *keys: str, kind: type | tuple[type, ...] = NUMB
     kinds = kind if isinstance(kind, tuple) else (kind,)
     for key in keys:
         item = item.get(key) if isinstance(item, dict) else None
-    if type(item) not in kinds or (type(item) is int and abs(item) >= _LARGEST):
+    if type(item) not in kinds or (type(item) is int and abs(item) >= LARGEST):
         wanted = " or ".join(one.__name__ for one in kinds)
         raise TraceError(f"{where}: {'.'.join(keys)} is {quoted(item)}, not of type {wanted}; copy the record again")
     return item

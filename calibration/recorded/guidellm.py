@@ -70,6 +70,6 @@ def _request(where: str, name: str, row: Any) -> Request:
 
 
 def _facts(data: dict[str, Any]) -> dict[str, str]:
-    models = {part(benchmark, "config", "backend").get("model") for benchmark in data["benchmarks"]} - {None}
-    told = {"model": ", ".join(sorted(map(str, models))), "guidellm": part(data, "metadata").get("guidellm_version")}
+    models = {str(part(benchmark, "config", "backend").get("model", "")) for benchmark in data["benchmarks"]}
+    told = {"model": ", ".join(sorted(models - {""})), "guidellm": part(data, "metadata").get("guidellm_version")}
     return {**{name: str(value) for name, value in told.items() if value}, "instants": "client"}

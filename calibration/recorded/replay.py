@@ -92,6 +92,7 @@ def _call(where: str, row: Mapping[str, Any], alone: bool) -> _Call:
         take(where, row, key, kind=int)
     for key in _TIMES:
         take(where, row, key)
+    take(where, row, "num_cached_tokens", kind=(int, type(None)))
     record = Record._make(row.get(name) for name in Record._fields)
     stretch = f"{row['policy']}/{row['repetition']}" + (f"/{record.session}" if alone else "")
     return _Call(where, stretch, f"{row['policy']}/{row['repetition']}/{record.session}/{record.call_id}", record)
@@ -110,9 +111,9 @@ class _Prompts:
     def __init__(self, file: Path, workflows: Workflows, calls: Sequence[_Call], texts: bool) -> None:
         self._file, self._texts, self.num_texts = file, texts, 0
         self._nodes = {(name, call.id): call for name, workflow in workflows.items() for call in workflow.calls}
-        #: Answers by the session and segment that they are, in the order in which they ended.
+        #: Answers by session and by the segment that they are.
         self._answers: dict[tuple[str, int, str], list[_Call]] = {}
-        for call in sorted(calls, key=lambda call: call.record.finished_s or 0.0):
+        for call in calls:
             key = (call.stretch, call.record.session, self._node(call).answer_id)
             self._answers.setdefault(key, []).append(call)
 
@@ -139,9 +140,10 @@ class _Prompts:
     def _segment(self, call: _Call, segment: Segment) -> Segment:
         """The latest answer of that name that had come when the call was sent, else the recorded text."""
         answers = self._answers.get((call.stretch, call.record.session, segment.segment_id), [])
-        before = [one for one in answers if (one.record.finished_s or 0.0) <= call.record.sent_s]
+        before = [one for one in answers if _ended_s(one) <= call.record.sent_s]
         if before:
-            return Segment(_answer_id(before[-1]), before[-1].record.num_output_tokens)
+            latest = max(before, key=_ended_s)
+            return Segment(_answer_id(latest), latest.record.num_output_tokens)
         return replace(segment, segment_id=f"{call.stretch}: {segment.segment_id}")
 
 
@@ -155,19 +157,23 @@ def _one_after_the_other(calls: Sequence[_Call], prompts: _Prompts | None) -> li
         for call in some:
             record = call.record
             assert record.first_token_s is not None
-            assert record.finished_s is not None
             request = Request(
                 id=call.id,
                 prompt=prompts.segments(call) if prompts else (_length_only(call),),
                 num_output_tokens=record.num_output_tokens,
                 sent_s=begin_s + record.sent_s,
                 first_token_s=begin_s + record.first_token_s,
-                last_token_s=begin_s + record.finished_s,
+                last_token_s=begin_s + _ended_s(call),
                 answer_id=_answer_id(call),
             )
             requests.append(timed(call.where, request))
         begin_s = max(request.last_token_s for request in requests) + _GAP_S
     return requests
+
+
+def _ended_s(call: _Call) -> float:
+    assert call.record.finished_s is not None
+    return call.record.finished_s
 
 
 def _answer_id(call: _Call) -> str:

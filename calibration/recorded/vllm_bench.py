@@ -7,13 +7,13 @@ request that failed has an ``errors`` text or no output. Warm-up requests are no
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from calibration.recorded import (
     ANSWERS_UNKNOWN,
+    LARGEST,
     LENGTHS_ONLY,
     NUMBER,
     RecordedRun,
@@ -94,7 +94,7 @@ def _columns(path: Path, data: dict[str, Any]) -> dict[str, list[Any]]:
 def _request(where: str, name: str, row: dict[str, Any], prompt: tuple[Segment, ...] | None) -> Request:
     sent_s, ttft_s = take(where, row, "start_times"), take(where, row, "ttfts")
     gaps = take(where, row, "itls", kind=list)
-    if not all(type(gap) in NUMBER and 0 <= gap < math.inf for gap in gaps):
+    if not all(type(gap) in NUMBER and 0 <= gap < LARGEST for gap in gaps):
         raise TraceError(f"{where}: itls has what is no time; copy the file again")
     first_s = sent_s + ttft_s
     known = prompt or (Segment(f"request {name}", row["input_lens"]),)
