@@ -70,7 +70,7 @@ def load(path: Path, workload: Path | None) -> RecordedRun:
         if row.get("status") == "finished" and row.get("first_token_s") is not None:
             calls.append(_call(where, row, alone))
         else:
-            skipped[str(row.get("status"))] += 1
+            skipped["without a first token" if row.get("status") == "finished" else str(row.get("status"))] += 1
     workflows = _workflows(workload, header) if workload else {}
     prompts = _Prompts(file, workflows, calls, bool(header.get("texts_digest"))) if workload else None
     requests = _one_after_the_other(calls, prompts)

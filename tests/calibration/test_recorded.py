@@ -367,7 +367,18 @@ def replayed(tmp_path_factory):
     engine = profile(roomy(max_model_len=8192), StepTime(const_s=0.002, **dict.fromkeys(COEFFICIENTS, 0.0)))
     with FakeServer(engine) as server:
         for load, options in loads.items():
-            arguments = ("--policy", "sequential", "--policy", "async", "--repeat", 2, "-o", folder / load)
+            arguments = (
+                "--policy",
+                "sequential",
+                "--policy",
+                "async",
+                "--repeat",
+                2,
+                "--timeout",
+                20,
+                "-o",
+                folder / load,
+            )
             done = workspan("replay", traces, "--server", server.url, *options, *arguments)
             assert done.returncode == 0, done.stderr
     return folder, traces, engine
