@@ -391,7 +391,9 @@ COEFFICIENTS = ("prefill_token_s", "decode_seq_s", "kv_token_s", "attention_pair
 def test_the_simulated_engine_finds_cached_what_the_server_found(load, stretches, replayed):
     folder, traces, engine = replayed
     run = read_run(folder / load, traces)
-    assert (len(run.requests), run.assumptions, run.facts["engine"]) == (24, (), "fake")
+    assert (len(run.requests), run.facts["engine"]) == (24, "fake")
+    # A busy machine sends late, which is told; it changes no order here, as no two calls run at once.
+    assert LENGTHS_ONLY not in run.assumptions
     assert EngineSettings(**run.engine) == engine.engine
     rows = [json.loads(line) for line in (folder / load / "calls.jsonl").read_text().splitlines()[1:]]
     told = {f"{row['policy']}/{row['repetition']}/{row['session']}/{row['call_id']}": row for row in rows}
