@@ -137,6 +137,8 @@ def test_what_stands_at_the_top_is_the_worst_policy():
     assert found["session_latency.mean.error"] == pytest.approx(1 / 6)
     assert found["policies.base.session_latency.mean.error"] == 0
     assert found["policies.other.session_latency.mean.bias"] == pytest.approx(-1 / 6)
+    fewer = side(base=[run(call("w"))], other=[run(call("w", num_cached_tokens=1))])
+    assert metrics(fewer, side(base=[run(call("w"))], other=[run(call("w"))]))["cached_tokens.equal_share"] == 0
 
 
 def test_speedups_are_ratios_of_means_with_the_intervals_that_each_side_states():
@@ -175,8 +177,8 @@ def three(*seconds):
 
 
 def test_a_winner_is_wrong_only_where_the_measured_difference_is_larger_than_the_noise():
-    predicted = side(a=three(1.0), b=three(1.1), c=three(1.2), d=three(1.2))
-    # a and b differ within the noise, c is clearly the fastest, and of c and d the prediction names none.
+    predicted = side(a=three(1.0), b=three(1.1), c=three(1.2), d=three(1.2 - 1e-12))
+    # a and b differ within the noise, c is clearly the fastest; c and d are predicted equal, but for rounding.
     measured = side(a=three(2.0, 2.1, 1.9), b=three(1.9, 2.0, 2.1), c=three(1.0, 1.01, 1.02), d=three(3.0, 3.01, 3.02))
     agreement = compare_results(predicted, measured)
     found = agreement.metrics()
@@ -210,6 +212,11 @@ def test_where_no_difference_is_larger_than_the_noise_no_winner_is_wrong():
 )
 def test_a_call_has_the_regime_that_the_rule_gives_it(records, regime):
     assert regimes(records, alone=False)["w", "a"] == regime
+
+
+def test_calls_of_a_chain_are_by_themselves():
+    records = [call(end=2.0), call(name="b", sent=2.0, first=2.5, end=3.0)]
+    assert set(regimes(records, alone=False).values()) == {"idle"}
 
 
 def test_workflows_that_run_alone_do_not_share_a_clock():
