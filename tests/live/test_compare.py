@@ -10,7 +10,7 @@ from live.fake import FakeServer
 from live.measure import Setup, measure
 from live.server import Server
 from sim.agreement import compare_results
-from sim.agreement_data import read_side
+from sim.agreement.data import read_side
 from sim.choices import Choices
 from sim.compare import compare, line_up
 from sim.load import ConcurrentSessions

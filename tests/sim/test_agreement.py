@@ -5,10 +5,10 @@ import math
 import pytest
 
 from sim.agreement import compare_results
-from sim.agreement_data import Side, makespan_s
-from sim.agreement_join import regimes
-from sim.agreement_limits import parse_condition
-from sim.agreement_timeline import timeline
+from sim.agreement.data import Side, makespan_s
+from sim.agreement.join import regimes
+from sim.agreement.limits import parse_condition
+from sim.agreement.timeline import timeline
 from sim.errors import RunError
 from sim.record import EngineStats, Record, RunResult, SessionRecord
 

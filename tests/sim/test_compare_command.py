@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from strategies import profile
 
 from sim.agreement import compare_results
-from sim.agreement_data import read_side, side_of
-from sim.agreement_plots import cdf, figures, scatter, speedups
+from sim.agreement.data import read_side, side_of
+from sim.agreement.plots import cdf, figures, scatter, speedups
 from sim.compare import compare, line_up
 from sim.errors import WorkspanError
 from sim.latency import StepTime

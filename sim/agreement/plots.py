@@ -12,9 +12,9 @@ from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sim.agreement_join import Array, Joint
-from sim.agreement_speedups import Speedup
-from sim.agreement_timeline import Timeline, timeline
+from sim.agreement.join import Array, Joint
+from sim.agreement.speedups import Speedup
+from sim.agreement.timeline import Timeline, timeline
 from sim.plots import COLOURS, literal
 
 if TYPE_CHECKING:
