@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from calibration.experiment import Sample
+from calibration.recorded import Request
 from sim.errors import RunError
 from sim.latency import Profile
+from sim.results import write_whole
 
 
 def check_new(path: Path) -> None:
@@ -34,9 +36,11 @@ def write_profile(profile: Profile, rows: Iterable[Mapping[str, Any]], path: Pat
     beside = samples_path(path)
     written = profile.model_copy(update={"samples": {beside.name: hashlib.sha256(data).hexdigest()}})
     fields: dict[str, Any] = written.model_dump()
+    for part in ("step_time", "overheads"):
+        fields[part] = {name: _short(value) for name, value in fields[part].items()}
     try:
         beside.write_bytes(data)
-        path.write_text(yaml.dump(fields, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
+        write_whole(path, yaml.dump(fields, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name another file") from error
     return written
@@ -60,6 +64,20 @@ def sample_row(sample: Sample) -> dict[str, Any]:
         "with_overhead": sample.with_overhead,
         "logged_s": sample.logged_s,
     }
+
+
+def request_row(request: Request) -> dict[str, Any]:
+    """Lengths and instants of a recorded request as plain data; no token of it."""
+    return {
+        "prompt_tokens": sum(part.num_tokens for part in request.prompt),
+        "output_tokens": request.num_output_tokens,
+        **{name: round(getattr(request, name), 6) for name in ("sent_s", "first_token_s", "last_token_s")},
+    }
+
+
+def _short(value: float) -> float:
+    """Six digits; whole numbers as they are."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 class _Dumper(yaml.SafeDumper):

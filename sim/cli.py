@@ -13,6 +13,7 @@ from sim import __version__
 from sim.errors import BoundError, WorkspanError
 
 _COMMANDS = {
+    "calibrate": "calibration.commands.calibrate",
     "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
     "live": "live.commands.live",
