@@ -26,6 +26,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
+from sim.commands.run import draws_option
 from sim.compare import Comparison, compare, line_up
 from sim.errors import RunError
 from sim.latency import load_profile
@@ -33,6 +34,7 @@ from sim.load import Load
 from sim.report import print_comparison, print_prediction
 from sim.results import check_free, write
 from sim.traces import LoadOptions, segment_id, text_of
+from sim.trust import default_draws
 
 
 @click.command()
@@ -48,6 +50,7 @@ from sim.traces import LoadOptions, segment_id, text_of
 )
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
 @click.option("--profile", metavar="NAME", help="Also simulate the same on this profile, and print both.")
+@draws_option
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Repetitions, in turn.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a token."
@@ -83,6 +86,7 @@ def command(
     policies: tuple[str, ...],
     baseline: str | None,
     profile: str | None,
+    draws: int | None,
     repeat: int,
     timeout_s: float,
     texts_at: Path | None,
@@ -113,7 +117,10 @@ def command(
     check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
     # First what can fail without a server: nothing that was measured may be lost for it.
-    predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
+    predicted = None
+    if settings:
+        draws = default_draws(settings) if draws is None else draws
+        predicted = compare(workflows, lineup, base, settings, load, seed, choices, draws=draws)
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with _progress(repeat * len(lineup) * len(workflows)) as advance:
