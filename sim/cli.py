@@ -15,6 +15,7 @@ from sim.errors import BoundError, WorkspanError
 _COMMANDS = {
     "demo": "sim.commands.demo",
     "live": "live.commands.live",
+    "profiles": "sim.commands.profiles",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
     "traces": "sim.commands.traces",

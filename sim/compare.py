@@ -24,7 +24,7 @@ from sim.policies.sequential import Sequential
 from sim.record import RunResult
 from sim.simulate import simulate
 from sim.traces import jsonl
-from sim.trust import Trust, around, drawn_profiles, half_width, kind, title
+from sim.trust import Trust, around, drawn_profiles, half_width, kind, profile_title
 from sim.workflow import COPY, Workflow
 
 #: Speed-up and bound are sums of the same floats in other orders; more than this is no rounding.
@@ -164,7 +164,7 @@ class Predicted(Comparison):
     @property
     def engine(self) -> str:
         """The profile, marked where nobody measured it."""
-        return f"profile {title(self.profile)}"
+        return f"profile {profile_title(self.profile)}"
 
     def engine_facts(self) -> dict[str, Any]:
         """The profile, its digest and settings, and how far it is to be trusted here."""
@@ -238,10 +238,10 @@ class Predicted(Comparison):
         return half_width([sum(base[one] for one in done) / sum(other[one] for one in done) for base, other in sides])
 
     def _is_extrapolated(self, name: str, framework: str | None) -> bool:
-        """Whether calls or steps on which the speed-up depends are beyond what was measured."""
+        """Whether calls or steps on which the speed-up depends are beyond what was measured, or nothing was."""
         alone = isinstance(self.load, Alone)
         steps = any(self.runs[one].engine.outside_s for one in (self.baseline, name))
-        return steps or self.extrapolated(framework if alone else None) > 0
+        return bool(self.profile.derived) or steps or self.extrapolated(framework if alone else None) > 0
 
 
 def line_up(names: Sequence[str], baseline: str | None) -> tuple[dict[str, Policy], str]:

@@ -18,7 +18,7 @@ from sim.load import Alone
 from sim.metrics import summary
 from sim.record import RunResult
 from sim.tokens import estimated
-from sim.trust import title as profile_title
+from sim.trust import profile_title
 from sim.workflow import CLIENT
 
 

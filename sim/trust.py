@@ -28,7 +28,7 @@ def kind(profile: Profile) -> str:
     return DERIVED if profile.derived else "measured"
 
 
-def title(profile: Profile) -> str:
+def profile_title(profile: Profile) -> str:
     """The profile's name, marked where nobody measured it."""
     return f"{profile.name} ({DERIVED})" if profile.derived else profile.name
 
@@ -89,7 +89,7 @@ class Trust:
         measured = self.profile.measured
         limits = [(measured.batch_size, "requests"), (measured.kv_tokens, "KV tokens")]
         larger = " or ".join(f"{limit:,} {what}" for limit, what in limits if limit is not None)
-        found = []
+        found = ["nothing was measured on this hardware"] if self.profile.derived else []
         if self.outside_calls:
             share = f"{self.outside_calls / self.calls:.1%}"
             found.append(

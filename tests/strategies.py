@@ -35,6 +35,14 @@ def workflows(draw, name="w", max_nodes=8):
 
 
 MEASURED = [Measured(request_tokens=1000, batch_size=rows, kv_tokens=kv) for rows in (None, 2) for kv in (None, 70)]
+
+
+def request(name, prompt, output, framework="requests"):
+    """A workflow of one call, whose prompt nobody shares."""
+    call = Call("call", "agent", (Segment(f"prompt-{name}", prompt),), f"answer-{name}")
+    return Workflow(name, framework, "", (call,), (), Tape({"call": output}, {}))
+
+
 seconds = st.floats(0, 1e-2) | st.sampled_from([0.0, 1.0])
 
 

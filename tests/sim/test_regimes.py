@@ -5,22 +5,16 @@ from dataclasses import astuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import profile, profiles, roomy, workflows
+from strategies import profile, profiles, request, roomy, workflows
 
 from sim.latency import Measured, StepTime
 from sim.load import Alone, ConcurrentSessions
 from sim.policies import parse_policy
 from sim.record import EngineStats, joined
 from sim.simulate import simulate
-from sim.workflow import Call, Segment, Tape, Workflow
 
 #: A step takes 10 s and, per KV token, one more.
 SLOW_KV = StepTime(const_s=10.0, prefill_token_s=0, decode_seq_s=0, kv_token_s=1.0, attention_pair_s=0)
-
-
-def request(name, prompt, output):
-    call = Call("call", "agent", (Segment(f"prompt-{name}", prompt),), f"answer-{name}")
-    return Workflow(name, "requests", "", (call,), (), Tape({"call": output}, {}))
 
 
 def stats(measured, *lengths, sessions=9, macro_steps=True, **settings):
