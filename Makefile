@@ -3,7 +3,7 @@ PY := .venv/bin/python
 INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m pip install -q)
 MAST ?= ../shared/mast
 
-.PHONY: demo test test-vllm live-demo lint bench corpus clean
+.PHONY: demo test test-vllm live-demo validate-cpu lint bench corpus clean
 
 demo: .venv/ready
 	rm -rf demo
@@ -25,6 +25,23 @@ live-demo: .venv/ready
 	.venv/bin/workspan replay --server http://127.0.0.1:$${PORT:-8000} --profile cpu-tiny-llama \
 	  --only 'peer-review/*' --only 'ag2/trajs_gpt-4o_orig_prompt_orig_topology_42/[013]*' \
 	  --policy sequential --policy async --concurrent-sessions 4 --repeat 3 -o live-demo
+	./setup_vllm.sh --stop
+
+# The proof of docs/accuracy.md: 30 workflows, 3 policies, 3 loads on a real vLLM on the CPU (about 50 minutes).
+validate-cpu: .venv/ready
+	MAX_NUM_SEQS=16 ./setup_vllm.sh --cpu
+	rm -rf validation validation-traces
+	mkdir validation-traces
+	cd validation-traces && set -e && generate="../.venv/bin/workspan traces generate --seed 7" && \
+	  $$generate fan_out:branches=6,plan=60,answer=60,result=60 -n 5 -o fan_out.jsonl && \
+	  $$generate debate:answer=60 -n 5 -o debate.jsonl && \
+	  $$generate tree_of_thought:steps=1,thoughts=3,votes=3,thought=60,vote=40,verdict=60 -n 4 -o tree.jsonl
+	.venv/bin/workspan validate validation-traces sim/data/mast.jsonl.gz --server http://127.0.0.1:$${PORT:-8000} \
+	  --only 'synthetic/*' --only 'peer-review/*' --only 'metagpt/metagpt/run_2[19]' \
+	  --only 'ag2/trajs_gpt-4_impr_prompt_orig_topology_42/[5c]*' \
+	  --policy sequential --policy level_barrier --policy async \
+	  --concurrent-sessions 2 --concurrent-sessions 6 --concurrent-sessions 16 --repeat 3 --quick \
+	  --hardware '2 cores of a server CPU with AVX512-bf16' -o validation
 	./setup_vllm.sh --stop
 
 lint: .venv/ready
@@ -67,4 +84,4 @@ corpus: .venv/ready
 
 clean:
 	./setup_vllm.sh --stop
-	rm -rf .venv .venv-vllm .venv-vllm-gpu .vllm demo live-demo
+	rm -rf .venv .venv-vllm .venv-vllm-gpu .vllm demo live-demo validation validation-traces

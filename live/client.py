@@ -79,13 +79,15 @@ class Client:
         prompt: Sequence[int],
         num_tokens: int,
         sent: Callable[[], None] = lambda: None,
+        first: Callable[[], None] = lambda: None,
         **extra: Any,
     ) -> Answer:
-        """Let the model generate exactly so many tokens; ``sent`` is called once the request is on its way.
+        """Let the model generate exactly so many tokens.
 
-        ``extra`` are keys of vLLM's completion request, such as ``priority`` and ``cache_salt``. Raises CallError.
+        ``sent`` is called once the request is on its way, ``first`` once its first token is here. ``extra`` are keys of
+        vLLM's completion request, such as ``priority`` and ``cache_salt``. Raises CallError.
         """
-        answer = self._ask("completions", {"prompt": list(prompt), **_exactly(num_tokens), **extra}, sent)
+        answer = self._ask("completions", {"prompt": list(prompt), **_exactly(num_tokens), **extra}, sent, first)
         if len(answer.token_times_s) != num_tokens:
             raise CallError(f"the answer has {len(answer.token_times_s)} tokens instead of {num_tokens}", answer)
         return answer
@@ -114,7 +116,13 @@ class Client:
         _read_tool_calls(answer, [tool["function"]["name"] for tool in tools], extra.get("tool_choice"))
         return answer
 
-    def _ask(self, path: str, body: Mapping[str, Any], sent: Callable[[], None]) -> Answer:
+    def _ask(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        sent: Callable[[], None],
+        first: Callable[[], None] = lambda: None,
+    ) -> Answer:
         body = {
             "model": self._model,
             "temperature": 0,
@@ -125,7 +133,7 @@ class Client:
         }
         answer = Answer(sent_s=time.monotonic())
         try:
-            self._receive(path, _Body(json.dumps(body).encode(), sent), answer)
+            self._receive(path, _Body(json.dumps(body).encode(), sent), answer, first)
         except requests.RequestException as error:
             raise CallError(_reason(error), answer) from error
         except CallError as error:
@@ -135,7 +143,7 @@ class Client:
             sent()  # whoever waits for this call to be on its way must not wait for ever
         return answer
 
-    def _receive(self, path: str, body: _Body, answer: Answer) -> None:
+    def _receive(self, path: str, body: _Body, answer: Answer, first: Callable[[], None]) -> None:
         with self._session.post(
             f"{self._url}/{path}",
             data=body,
@@ -150,7 +158,7 @@ class Client:
                 raise CallError("the answer does not come in chunks, so the times of its tokens cannot be seen")
             whole = False
             try:
-                for line in self._lines(response, answer):
+                for line in self._lines(response, answer, first):
                     if line == b"data: [DONE]":
                         whole = True
                     elif line.startswith(b"data: "):
@@ -159,13 +167,15 @@ class Client:
                 if not whole:
                     raise  # what goes wrong after the end is no matter
 
-    def _lines(self, response: requests.Response, answer: Answer) -> Iterator[bytes]:
+    def _lines(self, response: requests.Response, answer: Answer, first: Callable[[], None]) -> Iterator[bytes]:
         """The stream's lines; a server that sends this and that but no token has stopped as well."""
         last_s, seen = time.monotonic(), 0
         # None: whatever has arrived, at once; a number would wait for so many bytes.
         for line in response.iter_lines(chunk_size=None):
             yield line
             if len(answer.token_times_s) > seen:
+                if not seen:
+                    first()
                 last_s, seen = answer.token_times_s[-1], len(answer.token_times_s)
             elif time.monotonic() - last_s > self._timeout[1]:
                 raise CallError(_MUTE)

@@ -184,7 +184,8 @@ def server_info(settings: EngineSettings) -> Json:
     more = ("async_scheduling", "watermark", "scheduler_reserve_full_isl")
     scheduler = {name: getattr(settings, name) for name in (*names, *more)}
     scheduler["policy"] = settings.scheduling_policy
-    return {"vllm_config": {"scheduler_config": scheduler, "cache_config": cache}}
+    graphs = {"cudagraph_capture_sizes": list(settings.graph_sizes)}
+    return {"vllm_config": {"scheduler_config": scheduler, "cache_config": cache, "compilation_config": graphs}}
 
 
 def prometheus(engine: RealTimeEngine, model: str) -> str:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import requests
+from pydantic import ValidationError
 
 from live.client import CONNECT_TIMEOUT_S, authorization
 from sim.errors import RunError
 from sim.record import EngineStats
+from sim.settings import EngineSettings
 
 _METRIC = re.compile(r"^(vllm:\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -35,6 +37,8 @@ class ServerInfo:
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     #: A server that only plays one says so itself.
     engine: str = "vllm"
+    #: Batch sizes that have a CUDA graph.
+    cudagraph_capture_sizes: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For the header of records; nothing that names a machine."""
@@ -47,7 +51,31 @@ class ServerInfo:
             "num_gpu_blocks": _int(self.cache.get("num_gpu_blocks")),
             "enable_prefix_caching": self.cache.get("enable_prefix_caching", "unknown").lower(),
             "scheduler": dict(self.scheduler),
+            "cudagraph_capture_sizes": list(self.cudagraph_capture_sizes),
         }
+
+    def settings(self, given: Mapping[str, Any]) -> EngineSettings:
+        """The engine's settings as the server tells them; those that are ``given`` win. Raises RunError."""
+        try:
+            return EngineSettings(**{**engine_fields(self.to_json()), **given})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "the settings"
+            mend = "start it with VLLM_SERVER_DEV_MODE=1" if first["type"] == "missing" else "correct it"
+            raise RunError(
+                f"--server {self.url}: {name}: {first['msg'].lower()}; {mend}, or give it: --set {name}=VALUE"
+            ) from error
+
+
+def engine_fields(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `EngineSettings` from what `ServerInfo.to_json` wrote, as far as the server told them."""
+    known = {**_dict(header.get("scheduler")), **header}
+    known["vllm_version"] = str(header.get("vllm_version", "")).partition("+")[0]
+    known["scheduling_policy"] = known.get("policy")
+    known["enable_prefix_caching"] = {"true": True, "false": False}.get(
+        str(header.get("enable_prefix_caching")).lower()
+    )
+    return {name: known[name] for name in EngineSettings.model_fields if known.get(name) is not None}
 
 
 class Server:
@@ -73,8 +101,9 @@ class Server:
         version = _dict(self._json("GET", "/version")).get("version", "unknown")
         settings = _dict(self._json("GET", "/server_info?config_format=json")).get("vllm_config")
         scheduler = _dict(_dict(settings).get("scheduler_config"))
+        graphs = _dict(_dict(settings).get("compilation_config")).get("cudagraph_capture_sizes") or ()
         engine = "fake" if model.get("owned_by") == "workspan" else "vllm"
-        return ServerInfo(self.url, str(version), name, length, self._cache(), scheduler, engine)
+        return ServerInfo(self.url, str(version), name, length, self._cache(), scheduler, engine, tuple(graphs))
 
     def counters(self) -> Counters:
         """Counters and gauges by name, summed over engines; empty where the server shows none."""

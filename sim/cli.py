@@ -13,12 +13,14 @@ from sim import __version__
 from sim.errors import BoundError, WorkspanError
 
 _COMMANDS = {
+    "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
     "live": "live.commands.live",
     "profiles": "sim.commands.profiles",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
     "traces": "sim.commands.traces",
+    "validate": "calibration.commands.validate",
 }
 
 

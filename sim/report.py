@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -15,8 +14,6 @@ from sim.compare import Comparison, origin_of, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
-from sim.metrics import summary
-from sim.record import RunResult
 from sim.tokens import estimated
 from sim.trust import profile_title
 from sim.workflow import CLIENT
@@ -70,39 +67,6 @@ def print_comparison(comparison: Comparison) -> None:
         out.print(_by_framework(comparison, policies))
     for line in _sentences(comparison, policies):
         out.print(line)
-
-
-def print_prediction(predicted: Comparison, measured: Comparison) -> None:
-    """What was predicted beside what was measured, policy by policy."""
-    names = [_marked(f"\n{name}", predicted.gain(name)) for name in measured.policies]
-    table = _table("\npredicted / measured", names)
-    sides = {name: _same_workflows(predicted.runs[name], measured.runs[name]) for name in measured.policies}
-    rows: tuple[tuple[str, Callable[[dict[str, Any]], float | None]], ...] = (
-        ("session latency, s", lambda p: p["session_latency_s"]["mean"]),
-        ("ttft, s", lambda p: p["ttft_s"]["mean"]),
-        ("tpot, s", lambda p: p["tpot_s"]["mean"]),
-    )
-    for row, cell in rows:
-        table.add_row(row, *(_both(*map(cell, side)) for side in sides.values()))
-    gains = (tuple(side.gain(name)["speedup"] for side in (predicted, measured)) for name in measured.policies)
-    table.add_row(f"speed-up over {measured.baseline}", *(_both(*gain) for gain in gains))
-    console().print(table)
-
-
-def _same_workflows(one: RunResult, other: RunResult) -> list[dict[str, Any]]:
-    """Both runs' numbers over the workflows that finished in both."""
-    done = [{session.workflow_id for session in run.sessions if session.status == "finished"} for run in (one, other)]
-    return [summary(_only(run, done[0] & done[1])) for run in (one, other)]
-
-
-def _only(run: RunResult, workflows: set[str]) -> RunResult:
-    records = tuple(record for record in run.records if record.workflow_id in workflows)
-    return replace(run, records=records, sessions=tuple(one for one in run.sessions if one.workflow_id in workflows))
-
-
-def _both(predicted: float | None, measured: float | None) -> str:
-    error = f" ({predicted / measured - 1:+.0%})" if predicted and measured else ""
-    return f"{_number(predicted)} / {_number(measured)}{error}"
 
 
 def _table(corner: str, columns: Any) -> Table:

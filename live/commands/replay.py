@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from live.measure import Measured, Progress, Setup, measure
+from live.measure import Measured, Setup, measure
 from live.server import Server
 from live.text import check_texts, load_texts
 from live.tools import parse_executor
+from sim.agreement import compare_results
+from sim.agreement_report import print_agreement
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,
     load_options,
     possible,
+    progress,
     read_traces,
     reading_options,
     seed_option,
@@ -31,7 +31,7 @@ from sim.compare import Comparison, compare, line_up
 from sim.errors import RunError
 from sim.latency import load_profile
 from sim.load import Load
-from sim.report import print_comparison, print_prediction
+from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions, segment_id, text_of
 from sim.trust import default_draws
@@ -123,7 +123,7 @@ def command(
         predicted = compare(workflows, lineup, base, settings, load, seed, choices, draws=draws)
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with _progress(repeat * len(lineup) * len(workflows)) as advance:
+    with progress("sessions", repeat * len(lineup) * len(workflows)) as advance:
         setup = Setup(repeat, timeout_s, texts, digest, hardware, executor, advance)
         measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
     if as_json:
@@ -132,13 +132,16 @@ def command(
         print_comparison(measured)
         if predicted:
             print_comparison(predicted)
-            print_prediction(predicted, measured)
     if output:  # after all that can be said, as a disk may be full
         write(measured, output)
         if predicted:
             write(predicted, output / "predicted")
         click.echo(f"wrote {output}/", err=True)
-    _end(measured)
+    try:
+        if predicted and not as_json and not measured.interrupted:
+            print_agreement(compare_results(predicted, measured))
+    finally:  # where nothing can be compared, the reason is a call's
+        _end(measured)
 
 
 def _json(measured: Measured, predicted: Comparison | None) -> dict[str, object]:
@@ -153,27 +156,3 @@ def _end(measured: Measured) -> None:
     failed = [record for record in records if record.status == "failed"]
     if failed:
         raise RunError(f"{len(failed)} of {len(records)} calls failed, the first: {failed[0].reason}")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Progress]:
-    """A bar on a terminal, a line for every tenth elsewhere, both on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = ("sessions", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Bar(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("sessions", total=total)
-            yield lambda: bar.advance(task)
-        return
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if done * 10 // total > (done - 1) * 10 // total:
-            click.echo(f"{done} of {total} sessions", err=True)
-
-    yield advance

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -150,3 +152,26 @@ def tell(report: LoadReport, workflows: Sequence[Workflow], options: LoadOptions
         click.echo(f"note ({number} workflows): token counts are estimated as characters / 4", err=True)
     if options.hidden_calls and not any(HIDDEN_CALLS_ADDED in workflow.notes for workflow in workflows):
         click.echo("--hidden-calls had no effect: give AG2's original files, with group chats", err=True)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, elsewhere a line for every tenth, on stderr; gives what to call for each that is done."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
+        return
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if done * 10 // total > (done - 1) * 10 // total:
+            click.echo(f"{done} of {total} {what}", err=True)
+
+    yield advance

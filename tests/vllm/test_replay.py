@@ -15,7 +15,6 @@ from sim.choices import Choices
 from sim.compare import line_up
 from sim.latency import Measured, Overheads, Profile, StepTime
 from sim.load import Alone, ConcurrentSessions
-from sim.settings import EngineSettings
 from sim.simulate import simulate
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
@@ -60,15 +59,6 @@ def replay(url, workflows, *policies, load=None, repetitions=1):
 
 def profile(url):
     """The server's own settings, and step times that do not matter for what is cached."""
-    info = Server(url).info()
-    settings = EngineSettings(
-        vllm_version=info.version,
-        max_num_seqs=info.scheduler["max_num_seqs"],
-        max_num_batched_tokens=info.scheduler["max_num_batched_tokens"],
-        max_model_len=info.max_model_len,
-        num_gpu_blocks=int(info.cache["num_gpu_blocks"]),
-        block_size=int(info.cache["block_size"]),
-    )
     step = StepTime(const_s=0.01, prefill_token_s=1e-4, decode_seq_s=1e-4, kv_token_s=1e-7, attention_pair_s=1e-9)
     return Profile(
         name="server",
@@ -78,7 +68,7 @@ def profile(url):
         method="none",
         accuracy={},
         measured=Measured(request_tokens=8192),
-        engine=settings,
+        engine=Server(url).info().settings({}),
         step_time=step,
         overheads=Overheads(),
     )

@@ -1,0 +1,112 @@
+"""A folder with ``requests.jsonl``: LLMServingSim's record of a real vLLM, or the one that `calibration.record` writes.
+
+LLMServingSim: per request ``queued_ts``, ``first_token_ts`` and ``last_token_ts``, seconds of the engine's monotonic
+clock, ``input_toks`` and ``output_toks``. ``meta.json`` beside it has the engine's arguments and, in newer versions,
+its resolved configuration and its KV blocks. The workload is JSON lines with ``input_tok_ids``, in the order of the
+requests.
+
+Ours (``server.json`` beside it): the same instants by the client's clock, without ``input_toks``; the workload is in
+the folder too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from calibration.recorded import (
+    ANSWERS_UNKNOWN,
+    LENGTHS_ONLY,
+    NUMBER,
+    RecordedRun,
+    Request,
+    part,
+    read_json,
+    read_lines,
+    recorded,
+    server_settings,
+    settings,
+    take,
+    timed,
+)
+from calibration.recorded._prompts import of_ids, read_ids
+from sim.errors import TraceError
+from sim.workflow import Segment
+
+_INSTANTS = ("queued_ts", "first_token_ts", "last_token_ts")
+_ENGINES = "The instants are the engine's: what a request takes from the client to it, and back, is not in them."
+
+
+def looks_like(path: Path) -> bool:
+    """A folder with the requests."""
+    return (path / "requests.jsonl").is_file()
+
+
+def load(path: Path, workload: Path | None) -> RecordedRun:
+    """The run; a workload gives the token ids of LLMServingSim's prompts."""
+    server, meta = path / "server.json", path / "meta.json"
+    ours = server.is_file()
+    if ours:
+        about = read_json(server)
+        engine, facts = server_settings(about), {"engine": about.get("engine")}
+        workload = workload or next(iter(sorted(path.glob("workload.jsonl*"))), None)
+    else:
+        about = read_json(meta) if meta.is_file() else {}
+        engine, facts = _meta_settings(about), _meta_facts(about)
+    requests = _requests(path / "requests.jsonl", workload)
+    facts |= {"model": about.get("model"), "vllm": about.get("vllm_version")}
+    return recorded(
+        path,
+        "llmservingsim",
+        requests,
+        engine=engine,
+        facts={
+            **{name: str(value) for name, value in facts.items() if value},
+            "instants": "client" if ours else "engine",
+        },
+        assumptions=(ANSWERS_UNKNOWN if workload else LENGTHS_ONLY, *([] if ours else [_ENGINES])),
+    )
+
+
+def _requests(path: Path, workload: Path | None) -> list[Request]:
+    rows = read_lines(path)
+    ids = read_ids(workload, path, len(rows)) if workload else None
+    prompts = of_ids(ids) if ids else None
+    requests = []
+    for number, (where, row) in enumerate(rows):
+        if ids is None or "input_toks" in row:
+            length = take(where, row, "input_toks", kind=int)
+            if ids and len(ids[number]) != length:
+                problem = f"{length} prompt tokens, {len(ids[number])} in {workload}"
+                raise TraceError(f"{where}: {problem}; give this run's workload")
+        name = str(row.get("request_id", number))
+        prompt = prompts[number] if prompts else (Segment(f"request {number}", length),)
+        sent_s, first_s, last_s = (take(where, row, key, kind=NUMBER) for key in _INSTANTS)
+        output = take(where, row, "output_toks", kind=int)
+        requests.append(timed(where, Request(name, prompt, output, sent_s, first_s, last_s)))
+    return requests
+
+
+def _meta_settings(meta: dict[str, Any]) -> dict[str, Any]:
+    """Arguments first, then what vLLM made of them, then the measured KV cache: the later knows better."""
+    resolved = part(meta, "resolved_config")
+    parts = (
+        meta,
+        part(meta, "engine_kwargs"),
+        part(resolved, "model_config"),
+        part(resolved, "scheduler_config"),
+        part(resolved, "cache_config"),
+        part(resolved, "compilation_config"),
+        part(meta, "kv_cache"),
+    )
+    return settings({key: value for part in parts for key, value in part.items() if value is not None})
+
+
+def _meta_facts(meta: dict[str, Any]) -> dict[str, Any]:
+    hardware = part(meta, "hardware")
+    return {
+        "hardware": hardware.get("device_name"),
+        "torch": hardware.get("torch_version"),
+        "cuda": hardware.get("cuda_version"),
+        "recorded": meta.get("started_at"),
+    }
