@@ -171,6 +171,8 @@ def _notes(predicted: Side, measured: Side, calls: Joint, sessions: Joint) -> It
     tokens = calls.values["output_tokens"]
     if other := int((tokens.measured != tokens.predicted[:1]).any(axis=0).sum()):
         yield f"{other} calls had answers of another length than predicted."
+    if (kind := predicted.provenance.get("profile_kind", "measured")) != "measured":
+        yield f"The profile {predicted.provenance['profile']} is {kind}."
     if outside := predicted.provenance.get("calls_outside_the_measured_range"):
         yield f"Extrapolated: {outside} calls are longer than what the profile was measured with."
     yield from _settings(predicted.provenance, facts)
