@@ -12,7 +12,7 @@ from sim.agreement_data import Side, check_comparable, side_of
 from sim.agreement_join import REGIMES, Joint, Values, join_calls, join_sessions
 from sim.agreement_speedups import Order, Speedup, orders, ranks, speedups, winners
 from sim.agreement_stats import Number, exact, of_run, times
-from sim.compare import Comparison
+from sim.comparison import Comparison
 from sim.errors import RunError
 
 _OF_CALL = ("ttft", "tpot", "e2el")

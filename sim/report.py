@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.choices import Choices
-from sim.compare import Comparison, origin_of, unknown_shares, unknown_tools
+from sim.comparison import Comparison, origin_of, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.compare import Comparison
+from sim.comparison import Comparison
 from sim.errors import RunError
 
 if TYPE_CHECKING:

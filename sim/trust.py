@@ -115,26 +115,25 @@ class Trust:
         return "unknown" if error is None else f"{error:.1f} %"
 
 
+def num_draws(profile: Profile, asked: int | None) -> int:
+    """How many draws to take: as many as asked; else `DRAWS`, as far as there are. Raises RunError."""
+    there = len(profile.draws.rows) if profile.draws else 0
+    if asked is None:
+        return min(DRAWS, there) if there > 1 else 0
+    if asked and not 2 <= asked <= there:
+        mend = f"give 2 to {there}, or 0" if there > 1 else "give 0, or a profile of `workspan calibrate`"
+        raise RunError(f"--draws {asked}: profile {profile.name} has {there} draws of its coefficients; {mend}")
+    return asked
+
+
 def drawn_profiles(profile: Profile, number: int) -> list[Profile]:
     """The profile with each of its first ``number`` draws. Raises RunError, ProfileError."""
-    if number == 0:
-        return []
-    there = len(profile.draws.rows) if profile.draws else 0
-    if not 2 <= number <= there:
-        mend = f"give 2 to {there}, or 0" if there > 1 else "give 0, or a profile of `workspan calibrate`"
-        raise RunError(f"--draws {number}: profile {profile.name} has {there} draws of its coefficients; {mend}")
     try:
-        return [profile.drawn(index) for index in range(number)]
+        return [profile.drawn(index) for index in range(num_draws(profile, number))]
     except ValidationError as error:
         raise ProfileError(
             f"profile {profile.name}: one of its draws is no step time: {error.errors()[0]['msg']}; calibrate it again"
         ) from error
-
-
-def default_draws(profile: Profile) -> int:
-    """How many draws to take where nobody says: `DRAWS`, as far as there are; none of a profile without."""
-    there = len(profile.draws.rows) if profile.draws else 0
-    return min(DRAWS, there) if there > 1 else 0
 
 
 def half_width(ratios: Sequence[float]) -> float:

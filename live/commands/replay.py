@@ -27,14 +27,15 @@ from sim.commands.common import (
     view_option,
 )
 from sim.commands.run import draws_option
-from sim.compare import Comparison, compare, line_up
+from sim.compare import compare, line_up
+from sim.comparison import Comparison
 from sim.errors import RunError
 from sim.latency import load_profile
 from sim.load import Load
 from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions, segment_id, text_of
-from sim.trust import default_draws
+from sim.trust import num_draws
 
 
 @click.command()
@@ -110,6 +111,9 @@ def command(
     lineup, base = line_up(policies, baseline)
     check_free(output)
     settings = load_profile(profile) if profile else None
+    if draws and not settings:
+        raise RunError(f"--draws {draws}: there is no prediction to draw for; give --profile NAME")
+    number = num_draws(settings, draws) if settings else 0
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     texts = load_texts(texts_at) if texts_at else {}
@@ -117,10 +121,7 @@ def command(
     check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
     # First what can fail without a server: nothing that was measured may be lost for it.
-    predicted = None
-    if settings:
-        draws = default_draws(settings) if draws is None else draws
-        predicted = compare(workflows, lineup, base, settings, load, seed, choices, draws=draws)
+    predicted = compare(workflows, lineup, base, settings, load, seed, choices, draws=number) if settings else None
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with progress("sessions", repeat * len(lineup) * len(workflows)) as advance:

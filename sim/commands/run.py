@@ -28,7 +28,7 @@ from sim.load import Load
 from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions
-from sim.trust import DRAWS, default_draws
+from sim.trust import DRAWS, num_draws
 
 PROTOTYPE = ("sequential", "level_barrier", "async")
 
@@ -87,9 +87,9 @@ def command(
     lineup, base = line_up(names, baseline)
     check_free(output)
     settings = load_profile(profile)
+    draws = num_draws(settings, draws)
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
-    draws = default_draws(settings) if draws is None else draws
     if draws:
         click.echo(
             f"simulating, and {draws} times more with draws of the profile (--draws 0 leaves them out) ..", err=True

@@ -15,7 +15,7 @@ from sim.latency import Draws, Measured, StepTime
 from sim.load import Alone, ConcurrentSessions
 from sim.report import print_comparison
 from sim.traces import read
-from sim.trust import default_draws, drawn_profiles, held_out_pct
+from sim.trust import drawn_profiles, held_out_pct, num_draws
 
 STEP = StepTime(const_s=0.01, prefill_token_s=1e-4, decode_seq_s=1e-4, kv_token_s=1e-7, attention_pair_s=1e-9)
 DRAWS = Draws(names=["const_s", "decode_seq_s"], rows=[[0.01, 1e-4], [0.011, 1e-3], [0.009, 2e-3], [0.01, 5e-4]])
@@ -146,7 +146,7 @@ def test_a_number_of_draws_that_there_is_not_is_refused():
     broken = Draws(names=["const_s"], rows=[[0.01], [-1.0]])
     with pytest.raises(ProfileError, match="one of its draws is no step time"):
         drawn_profiles(engine(draws=broken), 2)
-    assert [default_draws(engine(draws=drawn)) for drawn in (DRAWS, None)] == [4, 0]
+    assert [num_draws(engine(draws=drawn), None) for drawn in (DRAWS, None)] == [4, 0]
 
 
 def test_the_command_takes_draws_where_there_are_some_and_says_what_an_interval_covers(tmp_path):
@@ -169,3 +169,4 @@ def test_the_command_takes_draws_where_there_are_some_and_says_what_an_interval_
     off = workspan("run", traces, "--compare", "--profile", path, "--draws", 0)
     assert "not the uncertainty of the profile (0 draws)." in off.stdout
     assert_one_line(workspan("run", traces, "--compare", "--profile", path, "--draws", -1), "--draws")
+    assert_one_line(workspan("run", traces, "--compare", "--profile", path, "--draws", 5), "give 2 to 4, or 0")
