@@ -19,6 +19,11 @@ class Regimes:
     ``outside_s`` is None where the profile does not say with how many it was measured.
     """
 
+    __slots__ = (
+        *("prefill_s", "decode_s", "kv_s", "mixed_s", "outside_s"),
+        *("_clock", "_distinct_s", "_fixed_s", "_kv_s", "_max_kv", "_max_rows"),
+    )
+
     def __init__(self, profile: Profile, clock: StepClock) -> None:
         self.prefill_s = self.decode_s = self.kv_s = self.mixed_s = 0.0
         measured = profile.measured
@@ -31,42 +36,49 @@ class Regimes:
 
     def add(self, batch: Batch, rows: int, first_s: float, count: int, seconds: float) -> None:
         """``count`` steps of so many rows took ``seconds``, the first ``first_s`` on the GPU; KV grows by the rows."""
+        decodes = batch.decode_seqs
         if batch.prefill_tokens:
-            if batch.decode_seqs:
+            if decodes:
                 self.mixed_s += seconds
             else:
                 self.prefill_s += seconds
+        # `_reading_s` of the last step, without the call: this is done for every event.
+        elif self._kv_s * (batch.kv_tokens + decodes * (count - 1)) + self._distinct_s * (
+            batch.distinct_kv_tokens + decodes * (count - 1)
+        ) <= (self._fixed_s.get(decodes) or self._other_s(decodes)):
+            self.decode_s += seconds
         else:
-            light = self._num_light(batch, count)
-            light_s = seconds if light == count else self._first_s(rows, first_s, light, count, seconds)
+            light_s = self._first_s(rows, first_s, self._num_light(batch, count))
             self.decode_s += light_s
             self.kv_s += seconds - light_s
         if self.outside_s is not None:
             inside = self._num_inside(batch.kv_tokens, rows, count)
-            self.outside_s += seconds - self._first_s(rows, first_s, inside, count, seconds)
+            if inside < count:
+                self.outside_s += seconds - self._first_s(rows, first_s, inside)
 
-    def _first_s(self, rows: int, first_s: float, part: int, count: int, seconds: float) -> float:
+    def _reading_s(self, batch: Batch, number: int) -> float:
+        """Seconds of reading KV in the step after so many.
+
+        From whole numbers of tokens each time, so that a run of steps and its single steps agree to the last one.
+        """
+        grown = batch.decode_seqs * number
+        return self._kv_s * (batch.kv_tokens + grown) + self._distinct_s * (batch.distinct_kv_tokens + grown)
+
+    def _other_s(self, decode_seqs: int) -> float:
+        """Seconds of the rest of a decode step on the GPU."""
+        found = self._fixed_s.get(decode_seqs)
+        if found is None:
+            found = self._fixed_s[decode_seqs] = self._clock.device_s(0, decode_seqs, 0, 0, 0)
+        return found
+
+    def _first_s(self, rows: int, first_s: float, part: int) -> float:
         """Seconds of the first ``part`` of the steps."""
-        if part == count:
-            return seconds
         return self._clock.steps_s(first_s, rows, part) if part else 0.0
 
     def _num_light(self, batch: Batch, count: int) -> int:
         """After so many steps the KV read takes more than half of the GPU's time."""
-        rows = batch.decode_seqs
-        fixed_s = self._fixed_s.get(rows)
-        if fixed_s is None:
-            fixed_s = self._fixed_s[rows] = self._clock.device_s(0, rows, 0, 0, 0)
-        kv, distinct = batch.kv_tokens, batch.distinct_kv_tokens
-        # From whole numbers of tokens each time, so that a run of steps and its single steps agree to the last one.
-        grown = rows * (count - 1)
-        if self._kv_s * (kv + grown) + self._distinct_s * (distinct + grown) <= fixed_s:
-            return count
-        return bisect_left(
-            range(count),
-            True,
-            key=lambda n: self._kv_s * (kv + n * rows) + self._distinct_s * (distinct + n * rows) > fixed_s,
-        )
+        other_s = self._other_s(batch.decode_seqs)
+        return bisect_left(range(count), True, key=lambda number: self._reading_s(batch, number) > other_s)
 
     def _num_inside(self, kv_tokens: int, rows: int, count: int) -> int:
         """After so many steps there are more requests or KV tokens than measured."""
