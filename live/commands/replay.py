@@ -13,7 +13,7 @@ from live.server import Server
 from live.text import check_texts, load_texts
 from live.tools import parse_executor
 from sim.agreement import compare_results
-from sim.agreement_report import print_agreement
+from sim.agreement.report import print_agreement
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,

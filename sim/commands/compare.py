@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from sim.agreement import compare_results
-from sim.agreement_data import read_side
-from sim.agreement_limits import parse_condition
-from sim.agreement_report import print_agreement, write_agreement
+from sim.agreement.data import read_side
+from sim.agreement.limits import parse_condition
+from sim.agreement.report import print_agreement, write_agreement
 from sim.errors import RunError
 from sim.results import check_free
 

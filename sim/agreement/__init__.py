@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sim.agreement_data import Side, check_comparable, side_of
-from sim.agreement_join import REGIMES, Joint, Values, join_calls, join_sessions
-from sim.agreement_speedups import Order, Speedup, orders, ranks, speedups, winners
-from sim.agreement_stats import Number, exact, of_run, times
+from sim.agreement.data import Side, check_comparable, side_of
+from sim.agreement.join import REGIMES, Joint, Values, join_calls, join_sessions
+from sim.agreement.speedups import Order, Speedup, orders, ranks, speedups, winners
+from sim.agreement.stats import Number, exact, of_run, times
 from sim.comparison import Comparison
 from sim.errors import RunError
 
@@ -163,7 +163,10 @@ def _notes(predicted: Side, measured: Side, calls: Joint, sessions: Joint) -> It
     if facts.get("requests_of_others"):
         yield f"{facts['requests_of_others']} requests of others were served meanwhile: the load was not only this one."
     if sessions.left_out or calls.left_out:
-        yield f"Left out, as they did not finish everywhere: {sessions.left_out} sessions, {calls.left_out} calls."
+        yield (
+            f"Left out, as they did not finish everywhere: {sessions.left_out} sessions, {calls.left_out} calls; an "
+            "interval that is stated with them is not shown."
+        )
     if more := [name for name in predicted.runs if name not in measured.runs]:
         yield f"Predicted, but not measured: {', '.join(more)}."
     if "unknown" in calls.labels["regime"]:

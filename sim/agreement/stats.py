@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.agreement_join import Array, Values
+from sim.agreement.join import Array, Values
 from sim.metrics import ratio
 
 Number = float | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.agreement_join import Array
+from sim.agreement.join import Array
 from sim.record import Record
 
 #: Points of a line, and how often a run is looked at for each: a line is the average around its points.

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.agreement_data import Side
-from sim.agreement_join import Array, Joint, Values
-from sim.agreement_stats import Number, of_run
+from sim.agreement.data import Side
+from sim.agreement.join import Array, Joint, Values
+from sim.agreement.stats import Number, of_run
 from sim.metrics import ratio
 
 Interval = tuple[float, float] | None

@@ -10,8 +10,8 @@ from typing import Any
 from rich.table import Table
 
 from sim.agreement import Agreement
-from sim.agreement_join import QUEUED
-from sim.agreement_speedups import Speedup
+from sim.agreement.join import QUEUED
+from sim.agreement.speedups import Speedup
 from sim.errors import RunError
 from sim.report import console
 from sim.results import svg, write_whole
@@ -41,7 +41,7 @@ def print_agreement(agreement: Agreement) -> None:
 
 def write_agreement(agreement: Agreement, output: Path) -> None:
     """``agreement.json`` and the figures. Raises RunError where they cannot be written."""
-    from sim.agreement_plots import figures
+    from sim.agreement.plots import figures
 
     result = agreement.to_json()
     try:

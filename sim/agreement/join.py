@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.agreement_data import Side
+from sim.agreement.data import Side
 from sim.errors import RunError
 from sim.metrics import tpot_s, ttft_s
 from sim.record import Record, RunResult, SessionRecord

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sim.agreement_join import Array, Joint
-from sim.agreement_speedups import Speedup
-from sim.agreement_timeline import Timeline, timeline
+from sim.agreement.join import Array, Joint
+from sim.agreement.speedups import Speedup
+from sim.agreement.timeline import Timeline, timeline
 from sim.plots import COLOURS, literal
 
 if TYPE_CHECKING:
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
 
 _MARKERS = "os^Dv<>P"
 _SMALL = 8
+#: Above so many marks they are drawn as an image.
+_MANY = 3000
+#: Numbers of a decade that are written up to such a range of the axis.
+_TICKS: tuple[tuple[float, tuple[float, ...]], ...] = (
+    (10, (1, 1.5, 2, 3, 5, 7)),
+    (100, (1, 2, 5)),
+    (math.inf, (1,)),
+)
+#: Behind text that may lie on lines.
+_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
 #: Half the width of the band around the identity.
 _BAND = 0.1
 _METRICS = (("e2el", "e2el of a call, s"), ("session_latency", "session latency, s"))
@@ -51,16 +62,14 @@ def figures(agreement: Agreement) -> Iterator[tuple[str, Figure]]:
 
 def scatter(ax: Axes, joint: Joint, metric: str, label: str) -> Axes:
     """Each thing of both sides, mean over repetitions, on logarithmic axes; the identity and a band of +-10 %."""
-    values = joint.values[metric]
-    for index, (name, chosen) in enumerate(_by_policy(joint)):
+    values, many = joint.values[metric], len(joint.keys) > _MANY
+    for index, (_, chosen) in enumerate(_by_policy(joint)):
         predicted, measured = (side[:, chosen].mean(axis=0) for side in values)
-        ax.plot(
-            measured, predicted, _marker(index), color=_colour(index), markersize=4.5, alpha=0.65, label=literal(name)
-        )
+        size = 2.0 if many else 4.5
+        (points,) = ax.plot(measured, predicted, _marker(index), color=_colour(index), markersize=size, alpha=0.65)
+        points.set_rasterized(many)  # as an image: a figure of so many marks is large and slow
     ax.set_xscale("log")
     ax.set_yscale("log")
-    _ticks(ax.xaxis)
-    _ticks(ax.yaxis)
     ends = np.array([min(side.min() for side in values), max(side.max() for side in values)]) * (0.8, 1.25)
     _identity(ax, ends, _BAND, f"±{_BAND:.0%}")
     ax.set_xlabel(f"measured {label}")
@@ -79,8 +88,7 @@ def cdf(ax: Axes, joint: Joint, metric: str, label: str) -> Axes:
                 ax.step(np.sort(one), shares, style, where="post", color=_colour(index), linewidth=1.3)
         height = 0.3 + 0.5 * index / len(policies)
         place = (float(np.quantile(measured, height)), height)
-        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
-        ax.text(*place, literal(name), color=_colour(index), fontsize=9, weight="bold", ha="center", bbox=box)
+        ax.text(*place, literal(name), color=_colour(index), fontsize=9, weight="bold", ha="center", bbox=_BOX)
     ax.set_xscale("log")
     _ticks(ax.xaxis)
     ax.set_ylim(0, 1.02)
@@ -92,36 +100,59 @@ def cdf(ax: Axes, joint: Joint, metric: str, label: str) -> Axes:
 def speedups(ax: Axes, gains: Sequence[Speedup], baseline: str) -> Axes:
     """Predicted over measured, each with its 95 % interval; around the identity the largest noise of them."""
     names = list(dict.fromkeys(gain.order.other for gain in gains))
-    ends: list[float] = [1.0]
-    for gain in gains:
-        index = names.index(gain.order.other)
-        x, y = gain.numbers["measured"], gain.numbers["predicted"]
-        assert x is not None
-        assert y is not None
-        errors = [
-            [[value - low], [high - value]] if interval else None
-            for value, interval in ((x, gain.measured_ci95), (y, gain.predicted_ci95))
-            for low, high in [interval or (value, value)]
-        ]
-        ax.errorbar(x, y, errors[1], errors[0], _marker(index), color=_colour(index), elinewidth=1, markersize=5)
-        what = f"{gain.order.other}, {gain.order.framework or 'all'}"
-        # On the side of the point that is away from the identity.
-        place, side = ((-5, 5), "right") if y >= x else ((5, -11), "left")
-        ax.annotate(
-            literal(what), (x, y), place, textcoords="offset points", ha=side, fontsize=_SMALL, color=_colour(index)
-        )
-        ends += [x, y, *(gain.measured_ci95 or ()), *(gain.predicted_ci95 or ())]
-    known = [gain.numbers["noise"] for gain in gains]
-    noises = [noise for noise in known if noise is not None]
-    noise = max(noises) if noises and len(noises) == len(known) else None
-    band = "noise unknown" if noise is None else f"noise ±{noise:.1%}"
-    room = max(ends) - min(ends)
-    _identity(ax, np.array([min(ends) - 0.2 * room, max(ends) + 0.1 * room]), noise or 0.0, band)
+    for index, name in enumerate(names):
+        for gain in gains:
+            if gain.order.other == name:
+                _cross(ax, gain, index)
+        ax.plot([], [], _marker(index), color=_colour(index), label=literal(name))
+    spans = [(*_point(gain), *(gain.measured_ci95 or ()), *(gain.predicted_ci95 or ())) for gain in gains]
+    ends = np.log([1.0, *(end for span in spans for end in span)])
+    room = max(ends.max() - ends.min(), 0.1)
+    limits = np.exp(np.array([ends.min() - 0.15 * room, ends.max() + 0.15 * room]))
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    noises = [gain.numbers["noise"] for gain in gains]
+    known = [noise for noise in noises if noise is not None]
+    noise = max(known) if known and len(known) == len(noises) else None
+    _identity(ax, limits, noise or 0.0, "noise unknown" if noise is None else f"noise ±{noise:.1%}")
+    for place, label in _labels(gains, 0.05 * room):
+        ax.annotate(label, place, (-5, 5), textcoords="offset points", ha="right", va="bottom", fontsize=_SMALL)
     for line in (ax.axvline, ax.axhline):
         line(1, color="0.8", linewidth=0.8, zorder=0)
+    ax.legend(loc="lower right", frameon=False, fontsize=9)
     ax.set_xlabel(f"measured speed-up over {literal(baseline)} (ratio of mean session latency)")
     ax.set_ylabel(f"predicted speed-up over {literal(baseline)}")
     return _plain(ax)
+
+
+def _point(gain: Speedup) -> tuple[float, float]:
+    x, y = gain.numbers["measured"], gain.numbers["predicted"]
+    assert x is not None
+    assert y is not None
+    return x, y
+
+
+def _cross(ax: Axes, gain: Speedup, index: int) -> None:
+    point = _point(gain)
+    errors = [
+        [[value - interval[0]], [interval[1] - value]] if interval else None
+        for value, interval in zip(point, (gain.measured_ci95, gain.predicted_ci95), strict=True)
+    ]
+    ax.errorbar(*point, errors[1], errors[0], _marker(index), color=_colour(index), elinewidth=1, markersize=5)
+
+
+def _labels(gains: Sequence[Speedup], near: float) -> list[tuple[tuple[float, float], str]]:
+    """Where to write which frameworks: those whose points lie together, as logarithms, share a place."""
+    found: list[tuple[tuple[float, float], list[str]]] = []
+    for gain in sorted(gains, key=_point):
+        point, name = _point(gain), gain.order.framework or "all"
+        for place, names in found:
+            if all(abs(math.log(one / other)) < near for one, other in zip(point, place, strict=True)):
+                names += [name] if name not in names else []
+                break
+        else:
+            found.append((point, [name]))
+    return [(place, literal("\n".join(names))) for place, names in found]
 
 
 def calls_over_time(ax: Axes, predicted: Sequence[Timeline], measured: Sequence[Timeline]) -> Axes:
@@ -179,13 +210,16 @@ def _identity(ax: Axes, ends: Array, band: float, label: str) -> None:
     ax.set_xlim(*ends)
     ax.set_ylim(*ends)
     ax.set_aspect("equal")
+    _ticks(ax.xaxis)
+    _ticks(ax.yaxis)
     what = f"line: predicted = measured\ngrey: {label}"
-    ax.text(0.03, 0.97, what, transform=ax.transAxes, fontsize=_SMALL, ha="left", va="top")
+    ax.text(0.03, 0.97, what, transform=ax.transAxes, fontsize=_SMALL, ha="left", va="top", bbox=_BOX)
 
 
 def _ticks(axis: Axis) -> None:
-    """1, 2 and 5 of each decade, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Of a logarithmic axis: plain numbers, of each decade the fewer the more decades there are."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=next(subs for most, subs in _TICKS if high < most * low)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
