@@ -18,7 +18,7 @@ from live.server import Counters, Server, ServerInfo, engine_stats, growth
 from live.text import Texts
 from live.tools import Executor, ToolRun
 from sim.choices import Choices
-from sim.compare import Comparison, latencies
+from sim.comparison import Comparison, latencies
 from sim.errors import RunError
 from sim.load import Alone, Load, SessionRate, in_order
 from sim.metrics import distribution

@@ -17,6 +17,7 @@ _COMMANDS = {
     "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
     "live": "live.commands.live",
+    "profiles": "sim.commands.profiles",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
     "traces": "sim.commands.traces",

@@ -13,6 +13,7 @@ from simpy.events import NORMAL, EventPriority
 
 from sim.latency import Profile, StepClock
 from sim.record import EngineStats
+from sim.regimes import Regimes
 from sim.request import Batch, Request
 from sim.scheduler import Scheduler
 from sim.workflow import Call
@@ -82,12 +83,25 @@ class SimulatedServer:
         self._can_be_cut = False
         self._num_steps = self._num_rows = self._num_tokens = self._num_preemptions = 0
         self._busy_s = 0.0
+        self._regimes = Regimes(profile, self._clock)
         self._process = env.process(self._loop())
 
     @property
     def stats(self) -> EngineStats:
         """What the engine has done so far."""
-        return EngineStats(self._num_steps, self._busy_s, self._num_rows, self._num_tokens, self._num_preemptions)
+        regimes = self._regimes
+        return EngineStats(
+            num_steps=self._num_steps,
+            busy_s=self._busy_s,
+            num_rows=self._num_rows,
+            num_tokens=self._num_tokens,
+            num_preemptions=self._num_preemptions,
+            prefill_s=regimes.prefill_s,
+            decode_s=regimes.decode_s,
+            kv_s=regimes.kv_s,
+            mixed_s=regimes.mixed_s,
+            outside_s=regimes.outside_s,
+        )
 
     def send(self, sent: Sent) -> None:
         """Queue a call; one that can never run ends at once, with the reason.
@@ -195,6 +209,7 @@ class SimulatedServer:
         self._can_be_cut = False
         self._num_steps += steps
         self._busy_s += seconds
+        self._regimes.add(batch, rows, first, steps, seconds)
         self._num_rows += rows * steps
         self._num_tokens += batch.num_tokens * steps
         return steps

@@ -15,8 +15,8 @@ _DARK = "0.25"
 def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], baseline: str, bound: str) -> Axes:
     """Bars of speed-up with 95 % interval per framework and policy; a black line marks work / span, called ``bound``.
 
-    ``policies``: name -> the ``by_framework`` part of a result. An interval may cross the line: the line is of the
-    workflows that ran, the interval over those that could have.
+    ``policies``: name -> the ``by_framework`` part of a result; an extrapolated row has a star. An interval may cross
+    the line: the line is of the workflows that ran, the interval over those that could have.
     """
     shown = [name for name in policies if name != baseline] or [baseline]
     frameworks = _drawable(policies[shown[0]])
@@ -31,9 +31,15 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
             _bound(ax, row, value)
     if any(bounds):
         ax.plot([], [], color="black", linewidth=2, label=bound)
-    interval = "95 % interval over workflows" + (" (their bounds differ)" if any(bounds) else "")
+    drawn = any(row.get("speedup_ci95_profile") for some in rows.values() for row in some)
+    interval = "95 % interval over workflows" + (" and profile draws" if drawn else "")
+    interval += " (their bounds differ)" if any(bounds) else ""
     ax.plot([], [], color=_DARK, linewidth=1, label=interval)
-    labels = [f"{literal(name)}\n{_count(policies[shown[0]][name]['workflows'])}" for name in frameworks]
+    marks = ["*" if any(row.get("extrapolated") for row in some) else "" for some in zip(*rows.values(), strict=True)]
+    labels = [
+        f"{literal(name)}{mark}\n{_count(policies[shown[0]][name]['workflows'])}"
+        for name, mark in zip(frameworks, marks, strict=True)
+    ]
     ax.set_yticks(range(len(frameworks)), labels)
     ax.set_ylim(len(frameworks) - 0.45, -0.7)
     ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, NamedTuple, TypeVar
 
 N = TypeVar("N", int, float)
@@ -56,7 +58,8 @@ class SessionRecord(NamedTuple):
 class EngineStats:
     """What the engine did: steps, seconds in steps, rows and tokens summed over steps, preemptions.
 
-    None where an engine does not tell.
+    ``busy_s`` is the sum of the seconds in the regimes of `sim.regimes`; ``outside_s`` are the seconds in steps larger
+    than the profile was measured with. None where an engine does not tell, as no real server tells these.
     """
 
     num_steps: int | None = 0
@@ -64,15 +67,14 @@ class EngineStats:
     num_rows: int | None = 0
     num_tokens: int | None = 0
     num_preemptions: int | None = 0
+    prefill_s: float | None = None
+    decode_s: float | None = None
+    kv_s: float | None = None
+    mixed_s: float | None = None
+    outside_s: float | None = None
 
     def __add__(self, other: EngineStats) -> EngineStats:
-        return EngineStats(
-            _sum(self.num_steps, other.num_steps),
-            _sum(self.busy_s, other.busy_s),
-            _sum(self.num_rows, other.num_rows),
-            _sum(self.num_tokens, other.num_tokens),
-            _sum(self.num_preemptions, other.num_preemptions),
-        )
+        return EngineStats(*(_sum(getattr(self, name), getattr(other, name)) for name in EngineStats.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def joined(parts: Sequence[RunResult]) -> RunResult:
     return RunResult(
         tuple(record for part in parts for record in part.records),
         tuple(session for part in parts for session in part.sessions),
-        sum((part.engine for part in parts), EngineStats()),
+        reduce(operator.add, (part.engine for part in parts)) if parts else EngineStats(),
         sum(part.makespan_s for part in parts),
     )
 

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.choices import Choices
-from sim.compare import Comparison, origin_of, unknown_shares, unknown_tools
+from sim.comparison import Comparison, origin_of, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
 from sim.tokens import estimated
+from sim.trust import profile_title
 from sim.workflow import CLIENT
 
 
@@ -55,7 +56,7 @@ def print_comparison(comparison: Comparison) -> None:
     policies = result["policies"]
     workflows = len(comparison.workflows)
     out.print(f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, {comparison.engine}")
-    table = _table("", policies)
+    table = _table("", [_marked(name, policy) for name, policy in policies.items()])
     for name, cell in _ROWS:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
     table.add_section()
@@ -97,8 +98,7 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     for name, policy in policies.items():
         if name != comparison.baseline and policy["speedup_ci95"]:
             low, high = policy["speedup_ci95"]
-            verdict = "the policy does not matter here" if low <= 1 <= high else "more than noise"
-            lines.append(f"{name} against {comparison.baseline}: {low:.3f}x to {high:.3f}x, {verdict}.")
+            lines.append(f"{name} against {comparison.baseline}: {low:.3f}x to {high:.3f}x, {_verdict(policy)}.")
         if name != comparison.baseline and policy["workflows"] < everything:
             paired = f"{policy['workflows']} of {everything} workflows, which finished under both"
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
@@ -122,6 +122,16 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _verdict(policy: dict[str, Any]) -> str:
+    low, high = policy["speedup_ci95"]
+    if low <= 1 <= high:
+        return "the policy does not matter here"
+    error = policy.get("trust", {}).get("held_out_error_pct")
+    if error is not None and 100 * abs(policy["speedup"] - 1) < error:
+        return f"more than noise, but smaller than the profile's error of {error:.1f} % (most of it cancels in a ratio)"
+    return "more than noise"
+
+
 def _much_estimated(comparison: Comparison) -> list[str]:
     """The frameworks of whose output much is an estimate: their speed-ups rest on it."""
     lines = []
@@ -140,7 +150,12 @@ def _gain(row: dict[str, Any]) -> str:
     if row["speedup"] is None:
         return "-"
     low, high = row["speedup_ci95"] or (None, None)
-    return f"{row['speedup']:.2f}x" + (f" [{low:.2f}, {high:.2f}]" if low is not None else "")
+    return _marked(f"{row['speedup']:.2f}x" + (f" [{low:.2f}, {high:.2f}]" if low is not None else ""), row)
+
+
+def _marked(text: str, row: dict[str, Any]) -> str:
+    """With the mark of a number that depends on more than was measured; a sentence below says on what."""
+    return f"{text}*" if row.get("extrapolated") else text
 
 
 def _bound(row: dict[str, Any]) -> str:
@@ -208,7 +223,7 @@ def print_stats(groups: dict[str, dict[str, Any]], profile: Profile, choices: Ch
         for mode in sorted(modes):
             table.add_row(title(mode), *(str(group["failure_modes"].get(mode, "")) for group in groups.values()))
         out.print(table)
-    out.print(f"\nSeconds: each call at batch size 1 with every reusable prefix cached, on {profile.name}.")
+    out.print(f"\nSeconds: each call at batch size 1 with every reusable prefix cached, on {profile_title(profile)}.")
     out.print(f"Parts not recorded: {choices.unknown}; tool time: {choices.tools}.")
     out.print(f"Tokens: {', '.join(sorted({name for group in groups.values() for name in group['tokenizers']}))}.")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.compare import Comparison
+from sim.comparison import Comparison
 from sim.errors import RunError
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def _figure(comparison: Comparison) -> str:
     bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
     figure = Figure(figsize=(7, 1.8 + 0.5 * bars), layout="constrained")
     axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline, comparison.bound_name)
-    axes.set_title(literal(f"{comparison.load}, {comparison.engine}"), loc="left", fontsize=10)
+    mark = "\n* extrapolated" if any(policy.get("extrapolated") for policy in result["policies"].values()) else ""
+    axes.set_title(literal(f"{comparison.load}, {comparison.engine}{mark}"), loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return svg(figure, result["provenance"])

@@ -34,6 +34,15 @@ def workflows(draw, name="w", max_nodes=8):
     return Workflow(name, "drawn", "task", tuple(nodes), tuple(edges), Tape(outputs, durations, times))
 
 
+MEASURED = [Measured(request_tokens=1000, batch_size=rows, kv_tokens=kv) for rows in (None, 2) for kv in (None, 70)]
+
+
+def request(name, prompt, output, framework="requests"):
+    """A workflow of one call, whose prompt nobody shares."""
+    call = Call("call", "agent", (Segment(f"prompt-{name}", prompt),), f"answer-{name}")
+    return Workflow(name, framework, "", (call,), (), Tape({"call": output}, {}))
+
+
 seconds = st.floats(0, 1e-2) | st.sampled_from([0.0, 1.0])
 
 
@@ -69,7 +78,9 @@ def profiles(draw, min_blocks=2):
         host_seq_s=draw(seconds),
     )
     overheads = Overheads(input_s=draw(seconds), input_gap_s=draw(seconds), output_s=draw(seconds))
-    return profile(settings, step_time, draw(st.sampled_from([Overheads(), overheads])))
+    measured = draw(st.sampled_from(MEASURED))
+    drawn = profile(settings, step_time, draw(st.sampled_from([Overheads(), overheads])))
+    return drawn.model_copy(update={"measured": measured})
 
 
 def profile(settings=None, step_time=None, overheads=None):

@@ -26,13 +26,16 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
-from sim.compare import Comparison, compare, line_up
+from sim.commands.run import draws_option
+from sim.compare import compare, line_up
+from sim.comparison import Comparison
 from sim.errors import RunError
 from sim.latency import load_profile
 from sim.load import Load
 from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions, segment_id, text_of
+from sim.trust import num_draws
 
 
 @click.command()
@@ -48,6 +51,7 @@ from sim.traces import LoadOptions, segment_id, text_of
 )
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
 @click.option("--profile", metavar="NAME", help="Also simulate the same on this profile, and print both.")
+@draws_option
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Repetitions, in turn.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=300, show_default=True, help="Seconds without a token."
@@ -83,6 +87,7 @@ def command(
     policies: tuple[str, ...],
     baseline: str | None,
     profile: str | None,
+    draws: int | None,
     repeat: int,
     timeout_s: float,
     texts_at: Path | None,
@@ -106,6 +111,9 @@ def command(
     lineup, base = line_up(policies, baseline)
     check_free(output)
     settings = load_profile(profile) if profile else None
+    if draws and not settings:
+        raise RunError(f"--draws {draws}: there is no prediction to draw for; give --profile NAME")
+    number = num_draws(settings, draws) if settings else 0
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     texts = load_texts(texts_at) if texts_at else {}
@@ -113,7 +121,7 @@ def command(
     check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
     # First what can fail without a server: nothing that was measured may be lost for it.
-    predicted = compare(workflows, lineup, base, settings, load, seed, choices) if settings else None
+    predicted = compare(workflows, lineup, base, settings, load, seed, choices, draws=number) if settings else None
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with progress("sessions", repeat * len(lineup) * len(workflows)) as advance:

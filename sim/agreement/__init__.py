@@ -12,7 +12,7 @@ from sim.agreement.data import Side, check_comparable, side_of
 from sim.agreement.join import REGIMES, Joint, Values, join_calls, join_sessions
 from sim.agreement.speedups import Order, Speedup, orders, ranks, speedups, winners
 from sim.agreement.stats import Number, exact, of_run, times
-from sim.compare import Comparison
+from sim.comparison import Comparison
 from sim.errors import RunError
 
 _OF_CALL = ("ttft", "tpot", "e2el")
@@ -174,6 +174,8 @@ def _notes(predicted: Side, measured: Side, calls: Joint, sessions: Joint) -> It
     tokens = calls.values["output_tokens"]
     if other := int((tokens.measured != tokens.predicted[:1]).any(axis=0).sum()):
         yield f"{other} calls had answers of another length than predicted."
+    if (kind := predicted.provenance.get("profile_kind", "measured")) != "measured":
+        yield f"The profile {predicted.provenance['profile']} is {kind}."
     if outside := predicted.provenance.get("calls_outside_the_measured_range"):
         yield f"Extrapolated: {outside} calls are longer than what the profile was measured with."
     yield from _settings(predicted.provenance, facts)

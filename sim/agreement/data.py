@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sim.compare import Comparison
+from sim.comparison import Comparison
 from sim.errors import RunError, TraceError, nearest
 from sim.load import Alone
 from sim.record import EngineStats, Record, RunResult, SessionRecord

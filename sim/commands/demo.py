@@ -8,7 +8,8 @@ import click
 
 from sim.commands.common import DEFAULT_PROFILE, read_traces
 from sim.commands.run import PROTOTYPE
-from sim.compare import Comparison, Predicted, compare, line_up
+from sim.compare import Predicted, compare, line_up
+from sim.comparison import Comparison
 from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions
 from sim.report import print_comparison

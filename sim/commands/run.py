@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,8 +28,16 @@ from sim.load import Load
 from sim.report import print_comparison
 from sim.results import check_free, write
 from sim.traces import LoadOptions
+from sim.trust import DRAWS, num_draws
 
 PROTOTYPE = ("sequential", "level_barrier", "async")
+
+draws_option: Callable[[Any], Any] = click.option(
+    "--draws",
+    type=click.IntRange(0),
+    metavar="N",
+    help=f"Simulate N times more with draws of the profile's coefficients; {DRAWS} if it has them, else 0.",
+)
 
 
 @click.command()
@@ -38,6 +48,7 @@ PROTOTYPE = ("sequential", "level_barrier", "async")
 @click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
 @profile_option
+@draws_option
 @load_options
 @seed_option("For order, arrivals, drawn tool times, intervals.")
 @view_option
@@ -53,6 +64,7 @@ def command(
     compare_all: bool,
     baseline: str | None,
     profile: str,
+    draws: int | None,
     load: Load,
     seed: int,
     choices: Choices,
@@ -75,9 +87,14 @@ def command(
     lineup, base = line_up(names, baseline)
     check_free(output)
     settings = load_profile(profile)
+    draws = num_draws(settings, draws)
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
-    comparison = compare(workflows, lineup, base, settings, load, seed, choices)
+    if draws:
+        click.echo(
+            f"simulating, and {draws} times more with draws of the profile (--draws 0 leaves them out) ..", err=True
+        )
+    comparison = compare(workflows, lineup, base, settings, load, seed, choices, draws=draws)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:

@@ -32,6 +32,7 @@ from sim.synthetic import generate as generated
 from sim.synthetic import parse_pattern
 from sim.synthetic import patterns as known_patterns
 from sim.traces import LoadOptions, jsonl, read
+from sim.trust import profile_title
 from sim.workflow import Tool, Workflow
 
 _number_option = click.option("-n", "number", type=click.IntRange(1, 1_000_000), required=True, help="How many.")
@@ -70,7 +71,7 @@ def stats(traces: tuple[str, ...], profile: str, choices: Choices, options: Load
     settings = load_profile(profile)
     result = numbers(choices.apply(read_traces(traces, options), seed=0), settings)
     if as_json:
-        click.echo(json.dumps({"profile": settings.name, **_made(choices), "frameworks": result}, indent=2))
+        click.echo(json.dumps({"profile": profile_title(settings), **_made(choices), "frameworks": result}, indent=2))
     else:
         print_stats(result, settings, choices)
 
@@ -190,9 +191,9 @@ def _draw(workflow: Workflow, profile: Profile, choices: Choices, picture: Path)
     axes = workflow_lanes(figure.subplots(), workflow, seconds)
     work, span = workflow.work(seconds), workflow.span(seconds)
     numbers = f"work {work:.3g} s, span {span:.3g} s, work / span {work / span if span else 1:.2f}"
-    axes.set_title(literal(f"{workflow.id}\n{numbers}, {profile.name}"), loc="left", fontsize=10)
+    axes.set_title(literal(f"{workflow.id}\n{numbers}, {profile_title(profile)}"), loc="left", fontsize=10)
     figure.legend(handles=legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    _new(picture, svg(figure, {"workflow": workflow.id, "profile": profile.name, **choices.to_json()}))
+    _new(picture, svg(figure, {"workflow": workflow.id, "profile": profile_title(profile), **choices.to_json()}))
 
 
 def _write(workflows: list[Workflow], origin: str, output: Path) -> None:
