@@ -13,7 +13,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares, nnls
 
 from calibration.experiment import Sample, Samples
 from sim.errors import RunError
@@ -135,6 +134,8 @@ def fit(data: Data, model: Model, rows: NDArray[np.int64] | None = None) -> Fitt
 
 def _solve(data: Data, model: Model, cheaper: str, rows: NDArray[np.int64]) -> tuple[float, Mapping[str, float]]:
     """Loss and coefficients, where the cheaper token is the one that is said to be; else that one is made so."""
+    from scipy.optimize import least_squares, nnls  # a second to load, which `workspan --help` need not wait for
+
     names, columns = data.columns(model, cheaper)
     dearer = "decode_seq_s" if cheaper == "prefill_token_s" else "prefill_token_s"
     # The dearer token is the cheaper one and something more: so none can get cheaper than the cheaper one.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import lsq_linear, minimize
 
 from calibration.candidates import CORE, START, Candidate, candidates, simplest
 from calibration.recorded import RecordedRun
@@ -163,6 +162,8 @@ def fit(
     the end all are large, and only what stands out among them counts less. Where no step makes the loss less, up to
     ``polish`` points of the simplex of Nelder and Mead (1965) do, as it needs no slopes.
     """
+    from scipy.optimize import minimize  # a second to load, which `workspan --help` need not wait for
+
     search = _Search(run, base, candidate, judged)
     at = np.array([max(start.get(name, 0.0) / START[name], 0.03) for name in candidate.fitted])
     off, slopes = search.errors(at), search.slopes(at)
@@ -186,6 +187,8 @@ def fit(
 
 def _step(off: Array, slopes: Array, at: Array, damping: float) -> Array:
     """The step towards less loss; ``damping`` holds back what matters little."""
+    from scipy.optimize import lsq_linear  # as above
+
     soft = max(_SOFT, 2 * float(np.median(np.abs(off))))
     root = (1 + (off.ravel() / soft) ** 2) ** -0.25
     rows = slopes.reshape(-1, len(at)) * root[:, None]

@@ -24,6 +24,7 @@ from sim.latency import Profile
 from sim.load import Load
 from sim.policies import Policy
 from sim.results import write
+from sim.trust import num_draws
 from sim.workflow import Workflow
 
 
@@ -109,7 +110,14 @@ def _measure(bench: Bench, study: Study, load: Load) -> Measured:
 
 def _replayed(measured: Measured, profile: Profile, study: Study) -> Replayed:
     predicted = compare(
-        study.workflows, study.policies, study.baseline, profile, measured.load, study.seed, study.choices
+        study.workflows,
+        study.policies,
+        study.baseline,
+        profile,
+        measured.load,
+        study.seed,
+        study.choices,
+        draws=num_draws(profile, None),
     )
     return Replayed(measured.load, measured, predicted, compare_results(predicted, measured))
 

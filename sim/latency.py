@@ -117,7 +117,9 @@ class Profile(Strict):
 
     def with_coefficients(self, values: Mapping[str, float]) -> Profile:
         """The same with other coefficients, by their names in `StepTime` and `Overheads`. Raises ValidationError."""
-        step = {name: value for name, value in values.items() if name in StepTime.model_fields}
+        # A draw is a row of floats, and tokens are counted.
+        step = {name: int(value) if name == "free_tokens" else value for name, value in values.items()}
+        step = {name: value for name, value in step.items() if name in StepTime.model_fields}
         outside = {name: value for name, value in values.items() if name not in step}
         return self.model_copy(
             update={
