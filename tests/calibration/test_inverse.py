@@ -1,12 +1,16 @@
 """Inverse calibration: on runs with known coefficients, on runs that tell too little, and on those of the two GPUs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from recorded_runs import of_gpu, simulated, varied
 from strategies import profile, roomy
 
+import calibration
 from calibration.candidates import Candidate, candidates, simplest
 from calibration.inverse import START, calibrate, determined, fit
+from calibration.recorded import read_run
 from calibration.report import undetermined
 from calibration.rerun import Recorded, accuracy, errors, measured, regimes, rerun
 from sim.errors import RunError
@@ -155,3 +159,10 @@ def test_the_accuracy_that_a_profile_of_a_gpu_states_is_reproduced(name, groundt
         assert known.accuracy[key] == pytest.approx(value, abs=0.02), key
     assert known.measured == measured(run, again)
     assert known.accuracy["held_out_e2el_mape_pct"] < 2
+
+
+def test_the_accuracy_that_the_profile_recorded_here_states_is_reproduced():
+    known = load_profile("cpu-tiny-llama")
+    run = Recorded.of(read_run(Path(calibration.__file__).parent / "runs" / known.name))
+    for key, value in accuracy(run, rerun(run, known), np.ones(len(run.sent), dtype=bool)).items():
+        assert known.accuracy[key] == pytest.approx(value, abs=0.02), key
