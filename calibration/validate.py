@@ -18,6 +18,7 @@ from calibration.fit import Data, Fitted, predict
 from calibration.from_server import Bench, Plan
 from live.measure import Measured, Setup, measure
 from sim.agreement import Agreement, compare_results
+from sim.agreement.report import write_agreement
 from sim.choices import Choices
 from sim.compare import Predicted, compare
 from sim.latency import Profile
@@ -87,6 +88,7 @@ def validate(
     replays = [_replayed(one, profile, study) for one in measured]
     for one in replays:
         write(one.predicted, output / folder(one.load) / "predicted")
+        write_agreement(one.agreement, output / folder(one.load) / "agreement")
     return Validation(profile, samples, replays, drift)
 
 

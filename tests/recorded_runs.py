@@ -1,13 +1,10 @@
 """Recorded runs for tests: made by the simulator, and those of the two GPUs."""
 
-import gzip
-import hashlib
-import json
 import random
 
 import numpy as np
 
-from calibration.recorded import RecordedRun, Request
+from calibration.recorded import RecordedRun, Request, read_run
 from calibration.rerun import Recorded, rerun
 from sim.workflow import Segment
 
@@ -42,29 +39,5 @@ def varied(count, seed=1):
 
 
 def of_gpu(folder):
-    """The run of a GPU, sent at the instants of the client.
-
-    ``queued_ts`` is when the engine saw a request, which is between two steps; the client had sent it before.
-    """
-    rows = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
-    with gzip.open(folder.parent / WORKLOAD, "rt") as lines:
-        prompts = [json.loads(line)["input_tok_ids"] for line in lines]
-    offset = min(row["queued_ts"] - row["arrival_time"] for row in rows)
-    began = rows[0]["arrival_time"] + offset
-    requests = (
-        Request(
-            row["request_id"],
-            _blocks(ids),
-            row["output_toks"],
-            row["arrival_time"] + offset - began,
-            row["first_token_ts"] - began,
-            row["last_token_ts"] - began,
-        )
-        for row, ids in zip(rows, prompts, strict=True)
-    )
-    return RecordedRun("llmservingsim", tuple(requests))
-
-
-def _blocks(ids, size=16):
-    parts = (ids[start : start + size] for start in range(0, len(ids), size))
-    return tuple(Segment(hashlib.sha256(str(part).encode()).hexdigest(), len(part)) for part in parts)
+    """The run of a GPU."""
+    return read_run(folder, folder.parent / WORKLOAD)

@@ -1,7 +1,9 @@
 """A folder with ``requests.jsonl``: LLMServingSim's record of a real vLLM, or the one that `calibration.record` writes.
 
 LLMServingSim: per request ``queued_ts``, ``first_token_ts`` and ``last_token_ts``, seconds of the engine's monotonic
-clock, ``input_toks`` and ``output_toks``. ``meta.json`` beside it has the engine's arguments and, in newer versions,
+clock, ``arrival_time`` of the day's clock, ``input_toks`` and ``output_toks``. The engine sees a request between two
+steps, so ``queued_ts`` is later than the sending, by up to two steps: where the arrivals are told they are taken, moved
+by the least difference of the two clocks. ``meta.json`` beside it has the engine's arguments and, in newer versions,
 its resolved configuration and its KV blocks. The workload is JSON lines with ``input_tok_ids``, in the order of the
 requests.
 
@@ -11,6 +13,7 @@ the folder too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from sim.workflow import Segment
 
 _INSTANTS = ("queued_ts", "first_token_ts", "last_token_ts")
 _ENGINES = "The instants are the engine's: what a request takes from the client to it, and back, is not in them."
+_QUEUED = "When requests were sent is not recorded: that it was when the engine saw them was assumed."
 
 
 def looks_like(path: Path) -> bool:
@@ -53,7 +57,8 @@ def load(path: Path, workload: Path | None) -> RecordedRun:
     else:
         about = read_json(meta) if meta.is_file() else {}
         engine, facts = _meta_settings(about), _meta_facts(about)
-    requests = _requests(path / "requests.jsonl", workload)
+    requests, of_arrival = _requests(path / "requests.jsonl", workload)
+    clocks = [] if ours else [_ENGINES] if of_arrival else [_ENGINES, _QUEUED]
     facts |= {"model": about.get("model"), "vllm": about.get("vllm_version")}
     return recorded(
         path,
@@ -64,12 +69,14 @@ def load(path: Path, workload: Path | None) -> RecordedRun:
             **{name: str(value) for name, value in facts.items() if value},
             "instants": "client" if ours else "engine",
         },
-        assumptions=(ANSWERS_UNKNOWN if workload else LENGTHS_ONLY, *([] if ours else [_ENGINES])),
+        assumptions=(ANSWERS_UNKNOWN if workload else LENGTHS_ONLY, *clocks),
     )
 
 
-def _requests(path: Path, workload: Path | None) -> list[Request]:
+def _requests(path: Path, workload: Path | None) -> tuple[list[Request], bool]:
+    """The requests, and whether they were sent at the instants of their arrival."""
     rows = read_lines(path)
+    ahead = _ahead_s(rows)
     ids = read_ids(workload, path, len(rows)) if workload else None
     prompts = of_ids(ids) if ids else None
     requests = []
@@ -82,9 +89,20 @@ def _requests(path: Path, workload: Path | None) -> list[Request]:
         name = str(row.get("request_id", number))
         prompt = prompts[number] if prompts else (Segment(f"request {number}", length),)
         sent_s, first_s, last_s = (take(where, row, key, kind=NUMBER) for key in _INSTANTS)
+        sent_s = sent_s if ahead is None else take(where, row, "arrival_time") + ahead
         output = take(where, row, "output_toks", kind=int)
         requests.append(timed(where, Request(name, prompt, output, sent_s, first_s, last_s)))
-    return requests
+    return requests, ahead is not None
+
+
+def _ahead_s(rows: Sequence[tuple[str, dict[str, Any]]]) -> float | None:
+    """Seconds by which the engine's clock is ahead of the day's; None where a request does not tell its arrival.
+
+    The request that was seen soonest after its arrival is taken to have been seen at once.
+    """
+    if not all("arrival_time" in row for _, row in rows):
+        return None
+    return min(float(take(where, row, "queued_ts") - take(where, row, "arrival_time")) for where, row in rows)
 
 
 def _meta_settings(meta: dict[str, Any]) -> dict[str, Any]:
