@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from live.client import CONNECT_TIMEOUT_S, authorization
 from sim.errors import RunError
 from sim.record import EngineStats
-from sim.settings import EngineSettings
+from sim.settings import EngineSettings, from_vllm
 
 _METRIC = re.compile(r"^(vllm:\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -69,13 +69,8 @@ class ServerInfo:
 
 def engine_fields(header: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `EngineSettings` from what `ServerInfo.to_json` wrote, as far as the server told them."""
-    known = {**_dict(header.get("scheduler")), **header}
-    known["vllm_version"] = str(header.get("vllm_version", "")).partition("+")[0]
-    known["scheduling_policy"] = known.get("policy")
-    known["enable_prefix_caching"] = {"true": True, "false": False}.get(
-        str(header.get("enable_prefix_caching")).lower()
-    )
-    return {name: known[name] for name in EngineSettings.model_fields if known.get(name) is not None}
+    cached = {"true": True, "false": False}.get(str(header.get("enable_prefix_caching")).lower())
+    return from_vllm({**_dict(header.get("scheduler")), **header, "enable_prefix_caching": cached})
 
 
 class Server:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -98,3 +100,12 @@ class EngineSettings(Strict):
 
     def _version(self) -> tuple[int, ...]:
         return tuple(map(int, self.vllm_version.split(".")))
+
+
+def from_vllm(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what vLLM calls its settings, those of `EngineSettings` that are given, under their names there."""
+    named = {**told, "scheduling_policy": told.get("policy")}
+    found = {name: named[name] for name in EngineSettings.model_fields if named.get(name) is not None}
+    # A version may go on: 0.11.1rc2, 0.32.0+cpu.
+    version = re.match(r"\d+\.\d+\.\d+", str(found.pop("vllm_version", "")))
+    return {**({"vllm_version": version.group()} if version else {}), **found}

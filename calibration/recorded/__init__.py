@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import pkgutil
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -240,19 +239,3 @@ def _check_engine(path: Path, engine: Mapping[str, Any]) -> None:
             if problem["type"] != "missing":
                 name = ".".join(map(str, problem["loc"])) or "settings"
                 raise TraceError(f"{path}: {name} of the engine: {problem['msg']}; copy the record again") from error
-
-
-def settings(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what vLLM calls its settings, those of `EngineSettings` that are given, under their names there."""
-    named = {**told, "scheduling_policy": told.get("policy")}
-    found = {name: named[name] for name in EngineSettings.model_fields if named.get(name) is not None}
-    # A version may go on: 0.11.1rc2, 0.32.0+cpu.
-    version = re.match(r"\d+\.\d+\.\d+", str(found.pop("vllm_version", "")))
-    return {**({"vllm_version": version.group()} if version else {}), **found}
-
-
-def server_settings(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's settings from what we write of a server: `live.server.ServerInfo.to_json`."""
-    told = {**part(info, "scheduler"), **info}
-    caching = {"true": True, "false": False}.get(str(told.get("enable_prefix_caching")))
-    return settings({**told, "enable_prefix_caching": caching})

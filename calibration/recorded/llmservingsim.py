@@ -1,14 +1,11 @@
-"""A folder with ``requests.jsonl``: LLMServingSim's record of a real vLLM, or the one that `calibration.record` writes.
+"""A folder with ``requests.jsonl``: LLMServingSim's record of a real vLLM.
 
-LLMServingSim: per request ``queued_ts``, ``first_token_ts`` and ``last_token_ts``, seconds of the engine's monotonic
+Per request ``queued_ts``, ``first_token_ts`` and ``last_token_ts``, seconds of the engine's monotonic
 clock, ``arrival_time`` of the day's clock, ``input_toks`` and ``output_toks``. The engine sees a request between two
 steps, so ``queued_ts`` is later than the sending, by up to two steps: where the arrivals are told they are taken, moved
 by the least difference of the two clocks. ``meta.json`` beside it has the engine's arguments and, in newer versions,
 its resolved configuration and its KV blocks. The workload is JSON lines with ``input_tok_ids``, in the order of the
 requests.
-
-Ours (``server.json`` beside it): the same instants by the client's clock, without ``input_toks``; the workload is in
-the folder too.
 """
 
 from __future__ import annotations
@@ -27,13 +24,12 @@ from calibration.recorded import (
     read_json,
     read_lines,
     recorded,
-    server_settings,
-    settings,
     take,
     timed,
 )
 from calibration.recorded._prompts import of_ids, read_ids
 from sim.errors import TraceError
+from sim.settings import from_vllm
 from sim.workflow import Segment
 
 _INSTANTS = ("queued_ts", "first_token_ts", "last_token_ts")
@@ -48,28 +44,20 @@ def looks_like(path: Path) -> bool:
 
 def load(path: Path, workload: Path | None) -> RecordedRun:
     """The run; a workload gives the token ids of LLMServingSim's prompts."""
-    server, meta = path / "server.json", path / "meta.json"
-    ours = server.is_file()
-    if ours:
-        about = read_json(server)
-        engine, facts = server_settings(about), {"engine": about.get("engine")}
-        workload = workload or next(iter(sorted(path.glob("workload.jsonl*"))), None)
-    else:
-        about = read_json(meta) if meta.is_file() else {}
-        engine, facts = _meta_settings(about), _meta_facts(about)
+    meta = path / "meta.json"
+    about = read_json(meta) if meta.is_file() else {}
     requests, of_arrival = _requests(path / "requests.jsonl", workload)
-    clocks = [] if ours else [_ENGINES] if of_arrival else [_ENGINES, _QUEUED]
-    facts |= {"model": about.get("model"), "vllm": about.get("vllm_version")}
+    facts = _meta_facts(about) | {"model": about.get("model"), "vllm": about.get("vllm_version")}
     return recorded(
         path,
         "llmservingsim",
         requests,
-        engine=engine,
+        engine=_meta_settings(about),
         facts={
             **{name: str(value) for name, value in facts.items() if value},
-            "instants": "client" if ours else "engine",
+            "instants": "engine",
         },
-        assumptions=(ANSWERS_UNKNOWN if workload else LENGTHS_ONLY, *clocks),
+        assumptions=(ANSWERS_UNKNOWN if workload else LENGTHS_ONLY, _ENGINES, *([] if of_arrival else [_QUEUED])),
     )
 
 
@@ -117,7 +105,7 @@ def _meta_settings(meta: dict[str, Any]) -> dict[str, Any]:
         part(resolved, "compilation_config"),
         part(meta, "kv_cache"),
     )
-    return settings({key: value for part in parts for key, value in part.items() if value is not None})
+    return from_vllm({key: value for part in parts for key, value in part.items() if value is not None})
 
 
 def _meta_facts(meta: dict[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from calibration.recorded import (
     read_lines,
     read_text,
     recorded,
-    server_settings,
     take,
     timed,
 )
+from live.server import engine_fields
 from sim.choices import without_unknown
 from sim.errors import TraceError
 from sim.load import Alone
@@ -78,7 +78,7 @@ def load(path: Path, workload: Path | None) -> RecordedRun:
         file,
         "replay",
         requests,
-        engine=server_settings(header),
+        engine=engine_fields(header),
         facts={**{name: str(header[name]) for name in _FACTS if header.get(name)}, "instants": "client"},
         assumptions=_assumptions(header, calls, prompts),
         skipped=skipped,

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from calibration.recorded import RecordedRun, Request, read_text, recorded, settings, timed
+from calibration.recorded import RecordedRun, Request, read_text, recorded, timed
 from sim import yamlfile
 from sim.errors import TraceError, nearest, quoted
+from sim.settings import from_vllm
 from sim.workflow import Segment
 
 _US = 1e-6
@@ -80,7 +81,7 @@ def load(path: Path, workload: Path | None) -> RecordedRun:
         "tracev2",
         requests,
         "microseconds",
-        engine=settings(engine),
+        engine=from_vllm(engine),
         facts={"model": header.server.model, "instants": "client"},
         assumptions=(_ASSUMED, *warm_up),
         skipped=skipped,

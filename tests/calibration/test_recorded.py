@@ -11,18 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import profile, roomy
 
-import calibration
-from calibration.recorded import ANSWERS_UNKNOWN, LENGTHS_ONLY, RecordedRun, formats, read_run, settings
+from calibration.recorded import ANSWERS_UNKNOWN, LENGTHS_ONLY, RecordedRun, formats, read_run
 from calibration.recorded._prompts import of_ids
 from live.fake import FakeServer
 from sim.errors import TraceError
 from sim.latency import StepTime, load_profile
 from sim.policies.async_ import Async
-from sim.settings import EngineSettings
+from sim.settings import EngineSettings, from_vllm
 from sim.simulate import serve
 from sim.workflow import Call, Tape, Workflow
 
-RUNS = Path(calibration.__file__).parent / "runs"
 EXAMPLES = Path(__file__).parent / "examples"
 #: Format -> its example, the workload that belongs to it, requests that count, requests that do not.
 OF = {
@@ -132,7 +130,7 @@ def test_a_benchmark_that_cannot_be_used_is_one_line(changes, problem, tmp_path)
     refused(bench(tmp_path, **changes), problem)
 
 
-# LLMServingSim, and the runs that we record
+# LLMServingSim
 
 
 def test_the_engine_of_llmservingsim_is_read_from_all_parts_of_its_meta():
@@ -161,14 +159,6 @@ def test_prompts_are_paired_in_the_order_of_the_file_and_then_sorted_by_time():
         [32, 16],
         [32, 32],
     ]
-
-
-def test_a_run_recorded_by_ourselves_needs_nothing_but_its_folder():
-    run, engine = read_run(RUNS / "cpu-tiny-llama"), load_profile("cpu-tiny-llama").engine
-    assert len(run.requests) == 120
-    assert run.engine == {name: getattr(engine, name) for name in run.engine}
-    assert {"num_gpu_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "vllm_version"} <= set(run.engine)
-    assert sum(request.prompt[0].num_tokens == 256 for request in run.requests) == 40
 
 
 @pytest.mark.parametrize("name", ["rtx4090-llama-3.1-8b", "rtxpro6000-llama-3.1-8b"])
@@ -226,7 +216,7 @@ def test_a_workload_of_another_run_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("told", "version"), [("0.11.1rc2", "0.11.1"), ("0.32.0+cpu", "0.32.0"), ("unknown", None)])
 def test_the_version_of_an_engine_is_its_first_three_numbers(told, version):
-    assert settings({"vllm_version": told}).get("vllm_version") == version
+    assert from_vllm({"vllm_version": told}).get("vllm_version") == version
 
 
 # guidellm and aiperf
