@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from calibration.candidates import CORE, START, Candidate, candidates, simplest
+from calibration.candidates import CORE, START, Candidate, candidates, simplest, tied
 from calibration.recorded import RecordedRun
 from calibration.rerun import Array, Judged, Recorded, accuracy, errors, measured, regime_errors, rerun
 from sim.errors import RunError
@@ -39,7 +39,7 @@ _UNKNOWN = 0.5
 _GRAIN = 1e-4
 #: Column of `Rerun.steps`.
 _ROWS = 3
-#: Merged into the constant where all steps are equally large.
+#: Where all steps are equally large, a request that decodes is taken to cost what a prompt token does.
 MERGED = "decode_seq_s"
 
 Values = dict[str, float]
@@ -211,7 +211,7 @@ def determined(run: Recorded, base: Profile, found: Fit, judged: Judged) -> Fit:
     while (deviations := found.deviations()).max() > _UNKNOWN:
         names = found.candidate.fitted
         order = [names[number] for number in deviations.argsort()[::-1] if deviations[number] > _UNKNOWN]
-        # The constant and the prefill never go, and what can be merged into the constant goes last.
+        # The constant and the prefill never go, and what a prompt token can stand for goes last.
         name = next((name for name in order if name not in CORE), MERGED if MERGED in order else "")
         if not name:
             raise RunError(
@@ -281,13 +281,14 @@ def calibrate(recorded: RecordedRun, base: Profile, say: Say = lambda _: None) -
 
 def _draws(found: Fit) -> Draws:
     """Bootstrap draws with six digits, none negative, and free tokens still free."""
-    names = list(found.candidate.fitted)
-    rows = []
+    names = found.candidate.fitted
+    rows: list[dict[str, float]] = []
     for change in found.bootstrap(_DRAWS):
         row = {
             name: max(0.0, found.values[name] * (1 + more)) for name, more in zip(names, change.tolist(), strict=True)
         }
-        least_s = min(row["prefill_token_s"], row.get("decode_seq_s", 0.0))
+        row = tied(row, row)
+        least_s = min(row["prefill_token_s"], row[MERGED])
         row["const_s"] = max(row["const_s"], 1e-6, least_s * found.candidate.free_tokens * (1 + 1e-5))
-        rows.append([float(f"{row[name]:.6g}") for name in names])
-    return Draws(names=names, rows=rows)
+        rows.append(row)
+    return Draws(names=list(rows[0]), rows=[[float(f"{value:.6g}") for value in row.values()] for row in rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from rich.table import Table
 
+from calibration.candidates import TIES
 from calibration.fit import Calibration as FromSteps
 from calibration.from_server import Plan
 from calibration.inverse import Calibration
@@ -93,8 +94,13 @@ def _coefficients(found: Calibration) -> Table:
         low, high = (values[name] * max(0.0, 1 + sign * reach) for sign in (-1, 1))
         table.add_row(name, f"{values[name]:.4g}", f"{low:.4g} .. {high:.4g}", "yes")
     for name in undetermined(found):
-        table.add_row(name, "0", "", "no")
+        table.add_row(name, f"{values[name]:.4g}", "", _tie(name))
     return table
+
+
+def _tie(name: str) -> str:
+    other, share = TIES.get(name, ("", 0.0))
+    return f"no: taken as {share:g} x {other}" if other else "no"
 
 
 def _accuracy(accuracy: dict[str, float]) -> Table:

@@ -53,7 +53,7 @@ H200 = Hardware(
 BASE = "rtxpro6000-llama-3.1-8b"
 SHIPPED = {"a100-llama-3.1-8b": A100, "h100-llama-3.1-8b": H100, "h200-llama-3.1-8b": H200}
 #: By so much the rule, from the RTX PRO 6000, misses the mean end-to-end time of the run recorded on an RTX 4090.
-RULE_ERROR_PCT = 36
+RULE_ERROR_PCT = 38
 #: Memory that neither weights nor KV had in that run: 2,588 blocks were left of nine tenths of 24 GB.
 _BESIDE_BYTES = 1.7e9
 

@@ -61,9 +61,11 @@ def test_what_was_fitted_predicts_the_half_that_was_held_out(found):
 def test_requests_one_by_one_leave_the_cost_of_a_batch_open():
     found = calibrate(simulated(ENGINE, ONE_BY_ONE, noise=0.003), ENGINE)
     assert "decode_seq_s" in undetermined(found)
-    assert found.profile.step_time.decode_seq_s == 0
-    # Merged into the constant.
-    assert found.profile.step_time.const_s == pytest.approx(TRUTH["const_s"] + TRUTH["decode_seq_s"], rel=0.1)
+    # It counts as a prompt token, and the constant has the rest.
+    step, drawn = found.profile.step_time, found.profile.drawn(0).step_time
+    assert step.decode_seq_s == step.prefill_token_s
+    assert drawn.decode_seq_s == drawn.prefill_token_s
+    assert step.const_s + step.decode_seq_s == pytest.approx(TRUTH["const_s"] + TRUTH["decode_seq_s"], rel=0.1)
 
 
 @pytest.mark.parametrize(
