@@ -19,7 +19,7 @@ test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
 
 # A real vLLM on the CPU: ten recorded workflows under two policies, and what the simulator predicts beside them.
 live-demo: .venv/ready
-	./setup_vllm.sh --cpu
+	MAX_NUM_SEQS=16 ./setup_vllm.sh --cpu
 	.venv/bin/workspan live check --server http://127.0.0.1:$${PORT:-8000}
 	rm -rf live-demo
 	.venv/bin/workspan replay --server http://127.0.0.1:$${PORT:-8000} --profile cpu-tiny-llama \
@@ -27,7 +27,7 @@ live-demo: .venv/ready
 	  --policy sequential --policy async --concurrent-sessions 4 --repeat 3 -o live-demo
 	./setup_vllm.sh --stop
 
-# The proof of docs/accuracy.md: 30 workflows, 3 policies, 3 loads on a real vLLM on the CPU (about 50 minutes).
+# The proof of docs/accuracy.md: 30 workflows, 3 policies, 3 loads on a real vLLM on the CPU (half an hour).
 validate-cpu: .venv/ready
 	MAX_NUM_SEQS=16 ./setup_vllm.sh --cpu
 	rm -rf validation validation-traces
