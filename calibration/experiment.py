@@ -154,10 +154,18 @@ class Experiment:
     def _chunks(self, cached: int, new: int, decoding: int, kv_tokens: int) -> Iterable[Step]:
         """The steps of one prompt, beside so many decoding requests with so many KV tokens."""
         while new:
-            size = min(new, self._engine.max_num_batched_tokens - decoding)
+            size = min(new, self._chunk(decoding))
             pairs, context = size * cached + size * (size + 1) // 2, cached + size
             yield Step(size, decoding, kv_tokens + context, kv_tokens + context, pairs)
             cached, new, kv_tokens = context, new - size, kv_tokens + decoding
+
+    def _chunk(self, decoding: int) -> int:
+        """Prompt tokens that a step takes in beside so many decoding requests."""
+        engine = self._engine
+        alone = engine.exempts_lone_prefill and not decoding
+        threshold = 0 if alone else engine.long_prefill_token_threshold
+        room = engine.max_num_batched_tokens - decoding
+        return min(room, threshold) if threshold else room
 
     def _joint(self, cell: Cell, answers: Sequence[Answer]) -> Sample | None:
         """The middle step of the window in which all requests generate."""
@@ -186,8 +194,7 @@ class Experiment:
 
     def _gap(self, cell: Cell, answers: Sequence[Answer], joining: Answer) -> Sample | None:
         """The steps of the new prompt, as the requests beside it saw them: up to its first token."""
-        room = self._engine.max_num_batched_tokens - cell.batch
-        count = -(-cell.prompt // room)
+        count = -(-cell.prompt // self._chunk(cell.batch))
         end_s = joining.token_times_s[0]
         spans, grown = [], []
         for answer in answers:

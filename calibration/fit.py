@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.experiment import Sample, Samples
+from calibration.grid import Cell
 from sim.errors import RunError
 from sim.latency import Draws
 from sim.load import generator
@@ -28,6 +29,8 @@ FREE_TOKENS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384,
 _FOLDS = 5
 _DRAWS = 40
 _SMALLEST_CONST_S = 1e-6
+#: Share of a sample's time below which a coefficient is nought.
+_NOTHING = 1e-5
 #: A relative error of this size begins to count as an outlier.
 _OUTLIER = 0.05
 #: A fit of six coefficients needs that many cells, and some of each of these kinds.
@@ -155,7 +158,9 @@ def _solve(data: Data, model: Model, cheaper: str, rows: NDArray[np.int64]) -> t
         loss="soft_l1",
         f_scale=_OUTLIER,
     )
-    values = dict(zip(names, (found.x / scale).tolist(), strict=True))
+    # What adds nothing to any sample is nought, not the last digits of a search.
+    found_x = np.where(found.x < _NOTHING, 0.0, found.x)
+    values = dict(zip(names, (found_x / scale).tolist(), strict=True))
     values[dearer] += values[cheaper]
     values["const_s"] = max(values["const_s"] + model.free_tokens * values[cheaper], _SMALLEST_CONST_S)
     return float(found.cost), values
@@ -212,27 +217,47 @@ def choose(data: Data, candidates: Sequence[Model]) -> tuple[Model, Array, Mappi
 
 def calibrate(samples: Samples, graph_sizes: Sequence[int], seed: int = 0) -> Calibration:
     """Everything that the samples tell. Raises RunError where they are too few."""
-    kinds = {sample.cell.kind for sample in samples.samples}
+    check_enough([sample.cell for sample in samples.samples])
     data = Data(samples.samples)
-    if not kinds.issuperset(_NEEDED) or data.cells.max(initial=-1) + 1 < _FEWEST:
-        raise RunError(
-            f"{len(samples.samples)} samples of {', '.join(sorted(kinds)) or 'nothing'} cannot tell the coefficients;"
-            f" {_FEWEST} cells or more are needed, {' and '.join(_NEEDED)} among them"
-        )
     model, errors, held_out = choose(data, models(graph_sizes))
     fitted = fit(data, model)
     rng = generator(seed, "bootstrap over cells")
     rows = [_resampled(data, rng) for _ in range(_DRAWS)]
     drawn = [fit(data, model, some).coefficients for some in rows]
     names = list(fitted.coefficients)
-    draws = Draws(names=names, rows=[[_short(one[name]) for name in names] for one in drawn])
+    draws = Draws(names=names, rows=_widened(drawn, fitted, data))
     residuals = list(zip(samples.samples, errors.tolist(), strict=True))
     return Calibration(fitted, draws, _accuracy(data, fitted, residuals), held_out, residuals)
+
+
+def check_enough(cells: Sequence[Cell]) -> None:
+    """Raise RunError where so few different batches cannot tell the coefficients."""
+    kinds, number = {cell.kind for cell in cells}, len(set(cells))
+    if not kinds.issuperset(_NEEDED) or number < _FEWEST:
+        raise RunError(
+            f"{number} different batches ({', '.join(sorted(kinds)) or 'none'}) cannot tell the coefficients;"
+            f" {_FEWEST} or more are needed, {' and '.join(_NEEDED)} among them: give the server more slots, KV blocks"
+            " or a longer max_model_len"
+        )
 
 
 def _resampled(data: Data, rng: np.random.Generator) -> NDArray[np.int64]:
     cells = rng.integers(data.cells.max() + 1, size=data.cells.max() + 1)
     return np.concatenate([np.flatnonzero(data.cells == cell) for cell in cells])
+
+
+def _widened(drawn: Sequence[Mapping[str, float]], fitted: Fitted, data: Data) -> list[list[float]]:
+    """Draws moved from their mean: a bootstrap of n cells and k coefficients is too narrow by sqrt((n - k) / n)."""
+    names, cells = list(fitted.coefficients), int(data.cells.max()) + 1
+    values = np.array([[one[name] for name in names] for one in drawn])
+    middle = values.mean(axis=0)
+    wide = np.maximum(middle + (values - middle) * np.sqrt(cells / max(1, cells - len(names))), 0.0)
+    columns = {name: wide[:, index] for index, name in enumerate(names)}
+    cheaper = np.minimum(columns["prefill_token_s"], columns["decode_seq_s"])
+    # Free tokens stay free, and rounding to six digits must not change that.
+    least = np.maximum(_SMALLEST_CONST_S, fitted.model.free_tokens * cheaper * (1 + 1e-5))
+    columns["const_s"] = np.maximum(columns["const_s"], least)
+    return [[_short(float(columns[name][row])) for name in names] for row in range(len(drawn))]
 
 
 def _short(value: float) -> float:

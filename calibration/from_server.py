@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calibration.experiment import Experiment, Sample, Samples, shuffled
-from calibration.fit import Calibration, calibrate
+from calibration.fit import Calibration, calibrate, check_enough
 from calibration.grid import Cell, cells
 from calibration.step_log import StepLog
 from live.client import Client
@@ -23,8 +23,8 @@ from sim.settings import EngineSettings
 #: Seconds that the experiment may take, by ``quick``, and how often each cell is played in it.
 BUDGET_S = {True: 110.0, False: 480.0}
 _REPEATS, _MOST_REPEATS = 2, 6
-#: What the pilot times: a prompt alone, a few requests that decode.
-_PILOT = (Cell("prefill", 1, 0, 16), Cell("prefill", 1, 0, 400), Cell("decode", 1, 48, 0))
+#: What the pilot times: two prompts, and a request that decodes.
+_SHORT, _LONG, _DECODE = Cell("prefill", 1, 0, 16), Cell("prefill", 1, 0, 400), Cell("decode", 1, 48, 0)
 _TIMEOUT_S = 300.0
 #: Share of the client's time that the steps in the log take at least; the rest is overhead.
 _LEAST_SHARE = 0.4
@@ -52,21 +52,26 @@ class Bench:
         self.info: ServerInfo = self.server.info()
         self.engine: EngineSettings = self.info.settings(given)
         # The first call of a server is slow; its step is the first that can be in the log.
-        Experiment(self._connect, self.engine, secrets.token_hex(8)).run(_PILOT[:1])
+        Experiment(self._connect, self.engine, secrets.token_hex(8)).run([_SHORT])
         self._log = StepLog(log) if log else None
 
     def plan(self, quick: bool, seed: int) -> Plan:
         """What fits into the time, as a few first cells tell how fast the server is."""
-        pilot = self.measure(_PILOT).samples
-        self._check_log(pilot)
-        short, long, decode = (one.seconds for one in pilot)
-        token_s = max(long - short, 0.0) / (_PILOT[1].prompt - _PILOT[0].prompt)
         design = cells(self.engine, quick)
+        check_enough(design)
+        pair = (_SHORT, replace(_LONG, prompt=min(_LONG.prompt, self.engine.max_model_len // 2)))
+        pilot = self.measure((*pair, _DECODE)).samples
+        self._check_log(pilot)
+        if len(pilot) < len((*pair, _DECODE)):
+            raise RunError(f"--server {self.server.url}: a first batch was not what it should be: is the server idle?")
+        short, long, decode = (one.seconds for one in pilot)
+        token_s = max(long - short, 0.0) / (pair[1].prompt - pair[0].prompt)
         seconds = {cell: _seconds(cell, token_s, max(decode, 1e-3)) for cell in design}
         kept, left_out = list(design), []
         while (once_s := sum(seconds[cell] for cell in kept)) * _REPEATS > BUDGET_S[quick]:
             left_out.append(max(kept, key=seconds.__getitem__))
             kept.remove(left_out[-1])
+        check_enough(kept)
         repeats = min(_MOST_REPEATS, int(BUDGET_S[quick] / once_s)) if kept else 0
         return Plan(shuffled(kept, repeats, seed), seconds, left_out)
 
@@ -126,5 +131,6 @@ def _measured(samples: Samples) -> Measured:
     return Measured(
         request_tokens=max(one.cell.context + one.cell.prompt + one.cell.output_tokens for one in samples.samples),
         batch_size=max(step.decode_seqs + bool(step.prefill_tokens) for step in steps),
-        kv_tokens=max(step.kv_tokens for step in steps),
+        # Of a shared prefix many requests read the same tokens: that is no measurement of so many.
+        kv_tokens=max(step.distinct_kv_tokens for step in steps),
     )

@@ -31,19 +31,27 @@ def check_new(path: Path) -> None:
 
 def write_profile(profile: Profile, rows: Iterable[Mapping[str, Any]], path: Path) -> Profile:
     """The profile as written: it names the file of its samples beside it, JSON lines in gzip, and their digest."""
-    text = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
-    data = gzip.compress(text.encode(), mtime=0)
     beside = samples_path(path)
-    written = profile.model_copy(update={"samples": {beside.name: hashlib.sha256(data).hexdigest()}})
+    digest = write_samples(rows, beside)
+    written = profile.model_copy(update={"samples": {beside.name: digest}})
     fields: dict[str, Any] = written.model_dump()
     for part in ("step_time", "overheads"):
         fields[part] = {name: _short(value) for name, value in fields[part].items()}
     try:
-        beside.write_bytes(data)
         write_whole(path, yaml.dump(fields, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); name another file") from error
     return written
+
+
+def write_samples(rows: Iterable[Mapping[str, Any]], path: Path) -> str:
+    """JSON lines in gzip, the same bytes for the same rows; returns their SHA-256. Raises RunError."""
+    data = gzip.compress("".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode(), mtime=0)
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); name another folder") from error
+    return hashlib.sha256(data).hexdigest()
 
 
 def samples_path(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from rich.table import Table
 
@@ -12,8 +14,8 @@ from calibration.inverse import Calibration
 from sim.latency import Profile
 from sim.report import console
 
-#: Normal quantile of a 95 % interval.
-_TWO_SIDED = 1.96
+#: Percent: a profile that is farther off in some regime predicts nothing.
+_TOO_FAR_PCT = 25.0
 
 #: What would determine a coefficient that a run leaves open.
 _HELPS = {
@@ -33,7 +35,7 @@ _ALWAYS = ("const_s", "prefill_token_s", "decode_seq_s", "kv_token_s", "distinct
 def show_run(found: Calibration) -> None:
     """Of a recorded run: coefficients with intervals, accuracy, regimes, models, and what would help."""
     out = console()
-    out.print(_coefficients(found))
+    out.print(_with_draws(found.profile, lambda name: "yes" if name in found.deviations else _tie(name)))
     out.print(_accuracy(found.profile.accuracy))
     for regime, (number, error) in found.regimes.items():
         out.print(f"held out, {regime}: {number} requests, {error:.2f} % end to end per request")
@@ -62,40 +64,34 @@ def show_server(profile: Profile, found: FromSteps, plan: Plan) -> None:
         f" {measured.kv_tokens:,} KV tokens in a step; the engine holds {engine.max_num_seqs} requests and"
         f" {engine.block_size * (engine.num_gpu_blocks - 1):,} KV tokens"
     )
+    worst = max(value for name, value in profile.accuracy.items() if name.startswith("held_out_"))
+    if worst > _TOO_FAR_PCT:
+        out.print(
+            f"NOT TO BE TRUSTED: up to {worst:.0f} % off on held-out cells. Was the server idle otherwise? Does it do"
+            " something that the model lacks (speculative decoding, several GPUs)?"
+        )
     if plan.left_out:
         largest = ", ".join(sorted({f"{cell.batch} x {cell.context + cell.prompt}" for cell in plan.left_out}))
         out.print(f"left out, as they would have taken too long: {largest} tokens")
 
 
-def _with_draws(profile: Profile) -> Table:
+def _with_draws(profile: Profile, determined: Callable[[str], str] | None = None) -> Table:
+    """Coefficients with the interval of their draws, and what is said of each."""
     assert profile.draws is not None
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("coefficient", "value", "95 % interval"):
+    for name in ("coefficient", "value", "95 % interval", *(["determined"] if determined else [])):
         table.add_column(name, justify="left" if name == "coefficient" else "right")
     values = {**profile.step_time.model_dump(), **profile.overheads.model_dump()}
     low, high = np.percentile(np.array(profile.draws.rows), (2.5, 97.5), axis=0)
     for name, least, most in zip(profile.draws.names, low, high, strict=True):
-        table.add_row(name, f"{values[name]:.4g}", f"{least:.4g} .. {most:.4g}")
+        said = [determined(name)] if determined else []
+        table.add_row(name, f"{values[name]:.4g}", f"{least:.4g} .. {most:.4g}", *said)
     return table
 
 
 def undetermined(found: Calibration) -> list[str]:
     """Coefficients that the run leaves open."""
     return [name for name in _ALWAYS if name not in found.deviations]
-
-
-def _coefficients(found: Calibration) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("coefficient", "value", "95 % interval", "determined"):
-        table.add_column(name, justify="left" if name == "coefficient" else "right")
-    values = {**found.profile.step_time.model_dump(), **found.profile.overheads.model_dump()}
-    for name, deviation in found.deviations.items():
-        reach = _TWO_SIDED * deviation
-        low, high = (values[name] * max(0.0, 1 + sign * reach) for sign in (-1, 1))
-        table.add_row(name, f"{values[name]:.4g}", f"{low:.4g} .. {high:.4g}", "yes")
-    for name in undetermined(found):
-        table.add_row(name, f"{values[name]:.4g}", "", _tie(name))
-    return table
 
 
 def _tie(name: str) -> str:

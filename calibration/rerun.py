@@ -22,6 +22,8 @@ Judged = NDArray[np.bool_]
 
 #: A regime with fewer requests has no error of its own.
 _FEWEST = 5
+#: Share of the time that is too little to have measured anything.
+_RARE = 0.01
 #: What an error of ttft counts against one of e2el.
 _TTFT_COUNTS = 0.03
 
@@ -170,7 +172,15 @@ def regime_errors(run: Recorded, again: Rerun, judged: Judged) -> dict[str, tupl
 
 
 def measured(run: Recorded, again: Rerun) -> Measured:
-    """The largest request, batch and sum of KV tokens."""
+    """The largest request, batch and sum of KV tokens, and the smallest batch but for a hundredth of the time."""
     tokens = max(sum(part.num_tokens for part in (*call.prompt, answer)) for call, answer in run.calls)
     rows, kv_tokens = again.steps[:, 3:].max(axis=0)
-    return Measured(request_tokens=tokens, batch_size=int(rows), kv_tokens=max(1, int(kv_tokens)))
+    order = again.steps[:, 3].argsort(kind="stable")
+    passed = again.steps[order, 1].cumsum()
+    least = again.steps[order, 3][np.searchsorted(passed, _RARE * passed[-1])]
+    return Measured(
+        request_tokens=tokens,
+        batch_size=int(rows),
+        least_batch_size=int(least),
+        kv_tokens=max(1, int(kv_tokens)),
+    )

@@ -16,6 +16,7 @@ import numpy as np
 from calibration.experiment import Samples
 from calibration.fit import Data, Fitted, predict
 from calibration.from_server import Bench, Plan
+from calibration.profile_file import sample_row, write_profile, write_samples
 from live.measure import Measured, Setup, measure
 from sim.agreement import Agreement, compare_results
 from sim.agreement.report import write_agreement
@@ -74,15 +75,20 @@ def validate(
     """All of it. What was measured is written to ``output`` load by load, so that an end from outside loses little."""
     say("calibrating")
     before = bench.measure(plan.cells, played)
+    output.mkdir(parents=True, exist_ok=True)
+    write_samples(map(sample_row, before.samples), output / "before.samples.jsonl.gz")
     measured = []
     for load in study.loads:
         say(f"replaying, {load}")
         measured.append(_measure(bench, study, load))
         write(measured[-1], output / folder(load))
+        if measured[-1].interrupted:
+            raise KeyboardInterrupt
     say("calibrating again")
     after = bench.measure(plan.cells, played)
     samples = before + after
     profile, found = bench.profile(name, study.setup.hardware, samples)
+    profile = write_profile(profile, map(sample_row, samples.samples), output / "profile.yaml")
     drift = _drift(before, after, found.fitted)
     say("predicting")
     replays = [_replayed(one, profile, study) for one in measured]

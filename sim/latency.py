@@ -62,11 +62,13 @@ class Overheads(Strict):
 class Measured(Strict):
     """The largest that was measured: tokens of a request (prompt and answer), requests and KV tokens of a step.
 
-    Beyond, a prediction is extrapolated. None: not known.
+    ``least_batch_size``: the fewest requests of a step, but for a hundredth of the time. Beyond, a prediction is
+    extrapolated. None: not known.
     """
 
     request_tokens: Count
     batch_size: Count | None = None
+    least_batch_size: Count = 1
     kv_tokens: Count | None = None
 
 

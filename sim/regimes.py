@@ -21,13 +21,14 @@ class Regimes:
 
     __slots__ = (
         *("prefill_s", "decode_s", "kv_s", "mixed_s", "outside_s"),
-        *("_clock", "_distinct_s", "_fixed_s", "_kv_s", "_max_kv", "_max_rows"),
+        *("_clock", "_distinct_s", "_fixed_s", "_kv_s", "_max_kv", "_max_rows", "_min_rows"),
     )
 
     def __init__(self, profile: Profile, clock: StepClock) -> None:
         self.prefill_s = self.decode_s = self.kv_s = self.mixed_s = 0.0
         measured = profile.measured
         self._max_rows = measured.batch_size or sys.maxsize
+        self._min_rows = measured.least_batch_size
         self._max_kv = measured.kv_tokens or sys.maxsize
         self.outside_s = None if measured.batch_size is measured.kv_tokens is None else 0.0
         self._clock = clock
@@ -82,7 +83,7 @@ class Regimes:
 
     def _num_inside(self, kv_tokens: int, rows: int, count: int) -> int:
         """After so many steps there are more requests or KV tokens than measured."""
-        if rows > self._max_rows or kv_tokens > self._max_kv:
+        if not self._min_rows <= rows <= self._max_rows or kv_tokens > self._max_kv:
             return 0
         if kv_tokens + rows * (count - 1) <= self._max_kv:
             return count

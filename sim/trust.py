@@ -36,9 +36,10 @@ def profile_title(profile: Profile) -> str:
 def held_out_pct(profile: Profile, seconds: Mapping[str, float] | None = None) -> float | None:
     """The profile's error in percent where it was not fitted, weighted by the time in each regime; None: unknown.
 
-    A regime without an error of its own has that of whole requests.
+    A regime without an error of its own has that of whole requests, or of all steps.
     """
-    overall = profile.accuracy.get("held_out_e2el_mape_pct")
+    known_of_all = (profile.accuracy.get(f"held_out_{name}_pct") for name in ("e2el_mape", "step"))
+    overall = next((error for error in known_of_all if error is not None), None)
     errors = {name: profile.accuracy.get(f"held_out_{name}_pct", overall) for name in REGIMES}
     weights = {name: seconds[name] for name in REGIMES if seconds[name]} if seconds else {}
     known = [(abs(error), weight) for name, weight in weights.items() if (error := errors[name]) is not None]
@@ -98,7 +99,8 @@ class Trust:
             )
         if any(self.outside_share(name) for name in self.engines):
             shares = {name: f"{self.outside_share(name) or 0.0:.1%}" for name in self.engines}
-            found.append(f"GPU time in steps with more than the {larger} measured{_together(shares)}")
+            fewer = f", or fewer than {least} requests," if (least := measured.least_batch_size) > 1 else ""
+            found.append(f"GPU time in steps with more than the {larger}{fewer} measured{_together(shares)}")
         unknown = "" if larger else "; how large the measured steps were is not known"
         if found:
             return f"Extrapolated (*): {'; '.join(found)}{unknown}."
@@ -112,7 +114,11 @@ class Trust:
 
     def _error(self, policy: str) -> str:
         error = self.error_pct(policy)
-        return "unknown" if error is None else f"{error:.1f} %"
+        if error is None:
+            return "unknown"
+        own = {name for name in REGIMES if f"held_out_{name}_pct" in self.profile.accuracy}
+        lacking = [_CALLED[name] for name, part in _seconds(self.engines[policy]).items() if part and name not in own]
+        return f"{error:.1f} %" + (f" (of whole requests; none of {', '.join(lacking)} alone)" if lacking else "")
 
 
 def num_draws(profile: Profile, asked: int | None) -> int:

@@ -27,7 +27,7 @@ from sim.latency import Profile
     metavar="FILE",
     help="The log of a server with --enable-logging-iteration-details.",
 )
-@click.option("--hardware", default="unknown", metavar="TEXT", help="What the server runs on: it does not tell.")
+@click.option("--hardware", metavar="TEXT", help="What the engine runs on, where nobody tells.")
 @click.option("--from", "run_at", type=click.Path(path_type=Path), metavar="RUN", help="A record: file or folder.")
 @click.option("--workload", type=click.Path(path_type=Path), metavar="FILE", help="Its prompts, where they are apart.")
 @click.option("--profile", "base", metavar="BASE", help="A profile with the engine settings that the record lacks.")
@@ -37,7 +37,7 @@ def command(
     url: str | None,
     quick: bool,
     step_log: Path | None,
-    hardware: str,
+    hardware: str | None,
     run_at: Path | None,
     workload: Path | None,
     base: str | None,
@@ -56,12 +56,15 @@ def command(
     """
     if (url is None) == (run_at is None):
         raise RunError("give --server URL or --from RUN, one of them")
+    others = {"--workload": workload, "--profile": base} if url else {"--quick": quick, "--step-log": step_log}
+    if wrong := [name for name, value in others.items() if value]:
+        raise RunError(f"{wrong[0]} has no meaning with {'--server' if url else '--from'}; leave it out")
     check_new(output)
     if url is not None:
-        written = _from_server(url, quick, step_log, hardware, changes, output)
+        written = _from_server(url, quick, step_log, hardware or "unknown", changes, output)
     else:
         assert run_at is not None
-        written = _from_run(run_at, workload, base, changes, output)
+        written = _from_run(run_at, workload, base, hardware, changes, output)
     click.echo(f"wrote {output} ({written.digest}) and {next(iter(written.samples))}", err=True)
 
 
@@ -80,12 +83,20 @@ def _from_server(
     return write_profile(profile, map(sample_row, samples.samples), output)
 
 
-def _from_run(run_at: Path, workload: Path | None, base: str | None, changes: Sequence[str], output: Path) -> Profile:
+def _from_run(
+    run_at: Path,
+    workload: Path | None,
+    base: str | None,
+    hardware: str | None,
+    changes: Sequence[str],
+    output: Path,
+) -> Profile:
     run = read_run(run_at, workload)
     click.echo(f"read {run_at}: {len(run.requests)} requests ({run.format})", err=True)
     for reason, number in run.skipped.items():
         click.echo(f"skipped {number}: {reason}", err=True)
     start, notes = profile_for(run, run_at, base, changes, output.stem)
+    start = start.model_copy(update={"hardware": hardware or start.hardware})
     for note in (*run.assumptions, *notes):
         click.echo(f"note: {note}", err=True)
     found = calibrate(run, start, lambda text: click.echo(text, err=True))

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from calibration.from_server import Bench
-from calibration.profile_file import sample_row, write_profile
 from calibration.validate import Study, Validation, validate
 from calibration.validate_report import facts, print_validation
 from live.measure import Setup, check_policies
@@ -100,6 +99,5 @@ def command(
 
 
 def _write(result: Validation, output: Path) -> None:
-    write_profile(result.profile, map(sample_row, result.samples.samples), output / "profile.yaml")
     write_whole(output / "agreement.json", json.dumps(facts(result), indent=1, allow_nan=False) + "\n")
     click.echo(f"wrote {output}/", err=True)

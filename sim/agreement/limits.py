@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sim.errors import RunError, nearest
 
-_FORM = re.compile(r"\s*(\S|\S.*?\S)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(%?)\s*")
+_FORM = re.compile(r"\s*(\S|\S.*?\S)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(%?)\s*")
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,

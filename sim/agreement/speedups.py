@@ -43,8 +43,8 @@ class Order:
 
     def __str__(self) -> str:
         where = f" ({self.framework})" if self.framework else ""
-        shares = (math.exp(value) for value in (self.predicted, self.measured))
-        return f"{self.one} / {self.other}{where}: latency predicted {next(shares):.3f}, measured {next(shares):.3f}"
+        one, other = (math.exp(value) for value in (self.predicted, self.measured))
+        return f"{self.one} / {self.other}{where}: ratio of latencies predicted {one:.3f}, measured {other:.3f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,9 +103,11 @@ def test_the_servers_own_log_tells_device_from_host():
 def test_what_cannot_tell_the_coefficients_is_refused():
     everything = sampled(StepTime(**TRUTH)).samples
     decodes = tuple(sample for sample in everything if sample.cell.kind == "decode")
-    with pytest.raises(RunError, match="samples of decode cannot tell the coefficients; 8 cells or more are needed"):
+    with pytest.raises(
+        RunError, match=r"different batches \(decode\) cannot tell the coefficients; 8 or more are needed"
+    ):
         calibrate(Samples(decodes, ()), ())
-    with pytest.raises(RunError, match="0 samples of nothing"):
+    with pytest.raises(RunError, match=r"0 different batches \(none\)"):
         calibrate(Samples((), ()), ())
 
 
@@ -140,3 +142,9 @@ def test_chunks_are_those_of_the_scheduler():
     found = list(Experiment(lambda: None, engine, "x")._chunks(0, 150, 2, 1000))
     assert found == [Step(98, 2, 1098, 1098, 98 * 99 // 2), Step(52, 2, 1152, 1152, 52 * 98 + 52 * 53 // 2)]
     assert Overheads().input_s == 0
+
+
+def test_what_is_not_there_is_exactly_nought():
+    found = calibrate(sampled(StepTime(**TRUTH | {"distinct_kv_token_s": 0.0}), noise=0.01), ())
+    column = [row[found.draws.names.index("distinct_kv_token_s")] for row in found.draws.rows]
+    assert min(column) == 0

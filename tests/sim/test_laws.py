@@ -208,7 +208,10 @@ def test_7_the_same_inputs_give_the_same_result(crowd, policy, engine, load):
 
 @settings(max_examples=400, deadline=None)
 @given(crowds, policies, profiles(), loads, st.integers(0, 100))
-def test_8_macro_steps_change_nothing(crowd, policy, engine, load, seed):
+def test_8_macro_steps_change_nothing(crowd, policy, drawn, load, seed):
+    # Where all steps are equally long, what is sent a constant time after a step comes at the end of a later one, but
+    # for rounding, and may be in time or late (docs/engine.md). Reading KV makes every step another.
+    engine = drawn.with_coefficients({"kv_token_s": drawn.step_time.kv_token_s + 2**0.5 * 1e-6})
     macro, step = (simulate(crowd, policy, engine, load, seed, macro_steps=macro) for macro in (True, False))
     assert len(macro.records) == len(step.records)
     for one, other in zip((*macro.records, *macro.sessions), (*step.records, *step.sessions), strict=True):

@@ -108,7 +108,7 @@ def test_a_gain_smaller_than_the_profiles_error_is_said_to_be_so(capsys, workflo
     assert gain["speedup_ci95"][0] > 1
     text = said(comparison, capsys)
     assert "more than noise, but smaller than the profile's error of 90.0 % (most of it cancels in a ratio)." in text
-    assert "Error of the profile there, held out: 90.0 %." in text
+    assert "there, held out: 90.0 % (of whole requests; none of prefill, decode alone)." in text
     small = predicted(workflows, engine(accuracy={"held_out_e2el_mape_pct": 0.1}))
     assert "more than noise." in said(small, capsys)
 
@@ -170,3 +170,11 @@ def test_the_command_takes_draws_where_there_are_some_and_says_what_an_interval_
     assert "not the uncertainty of the profile (0 draws)." in off.stdout
     assert_one_line(workspan("run", traces, "--compare", "--profile", path, "--draws", -1), "--draws")
     assert_one_line(workspan("run", traces, "--compare", "--profile", path, "--draws", 5), "give 2 to 4, or 0")
+
+
+def test_steps_with_fewer_requests_than_measured_are_extrapolated(capsys, workflows):
+    few = predicted(workflows, engine(measured=Measured(request_tokens=100_000, batch_size=64, least_batch_size=4)))
+    assert few.trust.outside_share("async") == 1
+    assert "GPU time in steps with more than the 64 requests, or fewer than 4 requests, measured" in said(few, capsys)
+    one = predicted(workflows, engine(measured=Measured(request_tokens=100_000, batch_size=64)))
+    assert one.trust.outside_share("async") == 0
