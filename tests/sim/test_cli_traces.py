@@ -140,7 +140,7 @@ def test_an_interval_counts_the_copies_of_a_workflow_as_one(tmp_path):
     copies = [{**WORKFLOW, "id": f"w#{number}"} for number in range(5)]
     policies = result(jsonl(tmp_path / "copies.jsonl", *copies))["policies"]
     assert policies["async"]["speedup"] > 1
-    assert policies["async"]["speedup_ci95"] is None
+    assert policies["async"]["speedup_ci95_workflows"] is None
 
 
 def test_a_rule_for_a_tool_that_no_workflow_has_is_an_error(traces):
