@@ -1,11 +1,14 @@
 """Calibrate, replay, predict and compare in one go, on a server whose step times are known."""
 
+import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from commandline import WORKFLOW, assert_one_line, jsonl, workspan
 from strategies import profile, roomy
 
+import calibration.validate
 from calibration.from_server import Bench, Plan
 from calibration.grid import Cell
 from calibration.validate import Study, folder, validate
@@ -72,6 +75,22 @@ def test_the_report_names_every_load_and_policy_and_says_that_it_is_no_measureme
     for part in ("2 concurrent sessions", "20 sessions/s", "sequential", "async", "Wrong winners: 0 of"):
         assert part in said
     assert "is no measurement: its engine is fake" in said
+
+
+def test_an_end_from_outside_ends_it_and_keeps_what_was_measured(tmp_path, monkeypatch):
+    measure = calibration.validate._measure
+    monkeypatch.setattr(calibration.validate, "_measure", lambda *args: replace(measure(*args), interrupted=True))
+    workflows, _ = read([jsonl(tmp_path / "traces.jsonl", WORKFLOW)])
+    policies, base = line_up(["async"], None)
+    load, cells, said = ConcurrentSessions(1), CELLS[:2], []
+    with FakeServer(profile(roomy(max_num_seqs=8), STEP)) as server:
+        study = Study(workflows, policies, base, [load, SessionRate(20.0)], 0, Choices(), Setup(2, 60))
+        plan = Plan(cells, dict.fromkeys(cells, 0.1), [])
+        with pytest.raises(KeyboardInterrupt):
+            validate(Bench(server.url, {}), plan, study, "proof", tmp_path / "out", said.append, lambda _: None)
+    assert said == ["calibrating", "replaying, 1 concurrent sessions"]
+    assert len(gzip.decompress((tmp_path / "out/before.samples.jsonl.gz").read_bytes()).splitlines()) == 2
+    assert (tmp_path / "out" / folder(load) / "calls.jsonl").exists()
 
 
 def test_what_cannot_be_validated_is_one_line(tmp_path):
