@@ -22,13 +22,13 @@ TRUTH = {
 }
 
 
-def sampled(step_time, noise=0.02, repeats=3, engine=None, overhead_s=0.004, seed=1):
+def sampled(step_time, noise=0.02, repeats=3, engine=None, overhead_s=0.004, seed=1, quick=False):
     """What an experiment would give on a server with these coefficients."""
     engine = engine or roomy(max_num_seqs=64, max_num_batched_tokens=2048, block_size=16)
     clock, drawn = StepClock(profile(engine, step_time)), random.Random(seed)
     player = Experiment(lambda: None, engine, "drawn")
     samples = []
-    for cell in shuffled(cells(engine, quick=False), repeats, seed):
+    for cell in shuffled(cells(engine, quick), repeats, seed):
         steps = steps_of(player, cell)
         seconds = sum(clock.device_s(*step) for step in steps)
         alone = cell.kind in ("prefill", "cached")
@@ -148,3 +148,13 @@ def test_what_is_not_there_is_exactly_nought():
     found = calibrate(sampled(StepTime(**TRUTH | {"distinct_kv_token_s": 0.0}), noise=0.01), ())
     column = [row[found.draws.names.index("distinct_kv_token_s")] for row in found.draws.rows]
     assert min(column) == 0
+
+
+def test_intervals_cover_what_is_true_nearly_as_often_as_they_say():
+    truth, covered = TRUTH | {"input_s": 0.004}, []
+    for seed in range(15):
+        draws = calibrate(sampled(StepTime(**TRUTH), repeats=2, seed=seed, quick=True), ()).draws
+        low, high = np.percentile(np.array(draws.rows), (2.5, 97.5), axis=0)
+        covered += [least <= truth[name] <= most for name, least, most in zip(draws.names, low, high, strict=True)]
+    assert len(covered) > 90
+    assert np.mean(covered) > 0.85
