@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from calibration.grid import STEPS, TAIL, Cell
+from calibration.grid import TAIL, Cell
 from calibration.step_log import Iteration, StepLog
 from live.client import Answer, CallError, Client
 from live.prompts import segment_ids
@@ -265,4 +265,4 @@ def _sum(lines: Sequence[Iteration], count: int, tokens: int) -> float | None:
 
 def _median(lines: Sequence[Iteration], batch: int) -> float | None:
     some = [line.seconds for line in lines if line.generation_tokens == batch and not line.context_tokens]
-    return statistics.median(some) if len(some) >= min(STEPS, _FEWEST) else None
+    return statistics.median(some) if len(some) >= _FEWEST else None

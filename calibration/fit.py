@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calibration.experiment import Sample, Samples
 from calibration.grid import Cell
 from sim.errors import RunError
-from sim.latency import Draws
+from sim.latency import Draws, rounded
 from sim.load import generator
 
 Array = NDArray[np.float64]
@@ -68,8 +68,8 @@ class Fitted:
 class Calibration:
     """What an experiment tells. ``held_out``: per model the mean absolute error in percent on cells it did not see.
 
-    ``accuracy`` is that of the chosen model, also by regime; ``noise_pct`` the scatter between repeats of a cell, which
-    no model can explain.
+    ``accuracy`` is that of the chosen model, also by regime; its ``repeat_noise_pct`` is the scatter between repeats of
+    a cell, which no model can explain.
     """
 
     fitted: Fitted
@@ -257,11 +257,7 @@ def _widened(drawn: Sequence[Mapping[str, float]], fitted: Fitted, data: Data) -
     # Free tokens stay free, and rounding to six digits must not change that.
     least = np.maximum(_SMALLEST_CONST_S, fitted.model.free_tokens * cheaper * (1 + 1e-5))
     columns["const_s"] = np.maximum(columns["const_s"], least)
-    return [[_short(float(columns[name][row])) for name in names] for row in range(len(drawn))]
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
+    return [[rounded(float(columns[name][row])) for name in names] for row in range(len(drawn))]
 
 
 def regime(sample: Sample, coefficients: Mapping[str, float]) -> str:

@@ -17,7 +17,7 @@ from calibration.step_log import StepLog
 from live.client import Client
 from live.server import Server, ServerInfo
 from sim.errors import RunError
-from sim.latency import Measured, Overheads, Profile, StepTime
+from sim.latency import Measured, Overheads, Profile, StepTime, rounded
 from sim.settings import EngineSettings
 
 #: Seconds that the experiment may take, by ``quick``, and how often each cell is played in it.
@@ -72,7 +72,7 @@ class Bench:
             left_out.append(max(kept, key=seconds.__getitem__))
             kept.remove(left_out[-1])
         check_enough(kept)
-        repeats = min(_MOST_REPEATS, int(BUDGET_S[quick] / once_s)) if kept else 0
+        repeats = min(_MOST_REPEATS, int(BUDGET_S[quick] / once_s))
         return Plan(shuffled(kept, repeats, seed), seconds, left_out)
 
     def measure(self, some: Sequence[Cell], done: Callable[[Cell], None] = lambda cell: None) -> Samples:
@@ -94,7 +94,7 @@ class Bench:
         found = calibrate(samples, self.engine.graph_sizes)
         sizes = self.engine.graph_sizes if found.fitted.model.graph_sizes else ()
         engine = self.engine.model_copy(update={"cudagraph_capture_sizes": list(sizes)})
-        values = {key: float(f"{value:.6g}") for key, value in found.fitted.coefficients.items()}
+        values = {key: rounded(value) for key, value in found.fitted.coefficients.items()}
         steps = {key: value for key, value in values.items() if key in StepTime.model_fields}
         gap_s = float(np.median(samples.gaps_s)) if samples.gaps_s else 0.0
         profile = Profile(
@@ -108,7 +108,7 @@ class Bench:
             engine=engine,
             step_time=StepTime(**steps, free_tokens=found.fitted.model.free_tokens),
             # From outside only the sum of the ways in and out can be seen; it stands with the way in.
-            overheads=Overheads(input_s=values.get("input_s", 0.0), input_gap_s=float(f"{gap_s:.6g}")),
+            overheads=Overheads(input_s=values.get("input_s", 0.0), input_gap_s=rounded(gap_s)),
             draws=found.draws,
         )
         return profile, found

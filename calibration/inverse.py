@@ -15,7 +15,7 @@ from calibration.candidates import CORE, START, TIES, Candidate, candidates, sim
 from calibration.recorded import RecordedRun
 from calibration.rerun import Array, Judged, Recorded, Rerun, accuracy, errors, measured, regime_errors, rerun
 from sim.errors import RunError
-from sim.latency import Draws, Profile
+from sim.latency import Draws, Profile, rounded
 
 #: Relative error from which on the loss grows linearly.
 _SOFT = 0.01
@@ -302,4 +302,4 @@ def _draws(found: Fit, again: Rerun) -> Draws:
         least_s = min(row["prefill_token_s"], row[MERGED])
         row["const_s"] = max(row["const_s"], 1e-6, least_s * found.candidate.free_tokens * (1 + 1e-5))
         rows.append(row)
-    return Draws(names=list(rows[0]), rows=[[float(f"{value:.6g}") for value in row.values()] for row in rows])
+    return Draws(names=list(rows[0]), rows=[[rounded(value) for value in row.values()] for row in rows])

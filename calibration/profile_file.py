@@ -14,7 +14,7 @@ import yaml
 from calibration.experiment import Sample
 from calibration.recorded import Request
 from sim.errors import RunError
-from sim.latency import Profile
+from sim.latency import Profile, rounded
 from sim.results import write_whole
 
 
@@ -36,7 +36,7 @@ def write_profile(profile: Profile, rows: Iterable[Mapping[str, Any]], path: Pat
     written = profile.model_copy(update={"samples": {beside.name: digest}})
     fields: dict[str, Any] = written.model_dump()
     for part in ("step_time", "overheads"):
-        fields[part] = {name: _short(value) for name, value in fields[part].items()}
+        fields[part] = {name: rounded(value) for name, value in fields[part].items()}
     try:
         write_whole(path, yaml.dump(fields, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True))
     except OSError as error:
@@ -68,7 +68,7 @@ def sample_row(sample: Sample) -> dict[str, Any]:
         "context": cell.context,
         "prompt": cell.prompt,
         "steps": [list(step) for step in sample.steps],
-        "seconds": float(f"{sample.seconds:.6g}"),
+        "seconds": rounded(sample.seconds),
         "with_overhead": sample.with_overhead,
         "logged_s": sample.logged_s,
     }
@@ -81,11 +81,6 @@ def request_row(request: Request) -> dict[str, Any]:
         "output_tokens": request.num_output_tokens,
         **{name: round(getattr(request, name), 6) for name in ("sent_s", "first_token_s", "last_token_s")},
     }
-
-
-def _short(value: float) -> float:
-    """Six digits; whole numbers as they are."""
-    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 class _Dumper(yaml.SafeDumper):

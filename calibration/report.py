@@ -12,7 +12,7 @@ from calibration.fit import Calibration as FromSteps
 from calibration.from_server import Plan
 from calibration.inverse import Calibration
 from sim.latency import Profile
-from sim.report import console
+from sim.report import console, new_table
 
 #: Percent: a profile that is farther off in some regime predicts nothing.
 _TOO_FAR_PCT = 25.0
@@ -78,9 +78,7 @@ def show_server(profile: Profile, found: FromSteps, plan: Plan) -> None:
 def _with_draws(profile: Profile, determined: Callable[[str], str] | None = None) -> Table:
     """Coefficients with the interval of their draws, and what is said of each."""
     assert profile.draws is not None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("coefficient", "value", "95 % interval", *(["determined"] if determined else [])):
-        table.add_column(name, justify="left" if name == "coefficient" else "right")
+    table = new_table("coefficient", "value", "95 % interval", *(["determined"] if determined else []))
     values = {**profile.step_time.model_dump(), **profile.overheads.model_dump()}
     low, high = np.percentile(np.array(profile.draws.rows), (2.5, 97.5), axis=0)
     for name, least, most in zip(profile.draws.names, low, high, strict=True):
@@ -100,10 +98,7 @@ def _tie(name: str) -> str:
 
 
 def _accuracy(accuracy: dict[str, float]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("error, %")
-    table.add_column("in sample", justify="right")
-    table.add_column("held out", justify="right")
+    table = new_table("error, %", "in sample", "held out")
     for name, value in accuracy.items():
         if not name.startswith("held_out_"):
             table.add_row(name.removesuffix("_pct"), f"{value:+.2f}", f"{accuracy[f'held_out_{name}']:+.2f}")

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from calibration.validate import Replayed, Validation
 from sim.agreement import Agreement
-from sim.report import console
+from sim.report import console, new_table
 
 #: What is judged, by its name among the metrics of an agreement.
 _JUDGED = {
@@ -56,9 +55,7 @@ def summary(replays: Sequence[Replayed]) -> dict[str, Any]:
 def print_validation(result: Validation) -> None:
     """A row for each load and policy, then what follows from all."""
     out = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", *_JUDGED, "speed-up: predicted / measured"):
-        table.add_column(column, justify="left" if not column else "right", overflow="fold")
+    table = new_table("", *_JUDGED, "speed-up: predicted / measured")
     for one in result.replays:
         table.add_section()
         table.add_row(str(one.load))

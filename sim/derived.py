@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from sim.errors import ProfileError
-from sim.latency import Profile, StepTime, load_profile
+from sim.latency import Profile, StepTime, load_profile, rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,7 @@ def main() -> None:
     base = load_profile(BASE)
     for name, new in SHIPPED.items():
         data = derive(base, RTX_PRO_6000, new, LLAMA_8B, name).model_dump()
-        data["step_time"] = {key: float(f"{value:.6g}") for key, value in data["step_time"].items()}
-        data["step_time"]["free_tokens"] = int(data["step_time"]["free_tokens"])
+        data["step_time"] = {key: rounded(value) for key, value in data["step_time"].items()}
         text = yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
         (Path(__file__).parent / "profiles" / f"{name}.yaml").write_text(text)
 

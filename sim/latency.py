@@ -136,6 +136,11 @@ class Profile(Strict):
         return self.with_coefficients(dict(zip(self.draws.names, self.draws.rows[number], strict=True)))
 
 
+def rounded(value: float) -> float:
+    """Six significant digits, as profiles are written; a whole number as it is."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
 class StepClock:
     """Seconds that steps take on the engine of a profile. Positive for every batch, no less for a larger one."""
 

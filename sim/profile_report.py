@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from sim.latency import Profile, StepClock
 from sim.metrics import ratio
-from sim.report import console
+from sim.report import console, new_table
 from sim.trust import held_out_pct, kind
 
 MEANING = {
@@ -107,7 +106,7 @@ def difference(one: Profile, other: Profile) -> dict[str, Any]:
 
 def print_list(profiles: Iterable[Profile]) -> None:
     """A line for each."""
-    table = _table("name", "hardware", "model", "", "held-out error", "KV tokens", "max_num_seqs", left=4)
+    table = new_table("name", "hardware", "model", "", "held-out error", "KV tokens", "max_num_seqs", left=4)
     for one in profiles:
         numbers = (_percent(held_out_pct(one)), f"{kv_capacity(one):,}", f"{one.engine.max_num_seqs:,}")
         table.add_row(one.name, one.hardware, one.model.partition(" (")[0], kind(one), *numbers)
@@ -123,13 +122,13 @@ def print_facts(profile: Profile) -> None:
             out.print(f"{name:9} {said[name]}")
     for file, digest in profile.samples.items():
         out.print(f"samples   {file}, SHA-256 {digest}")
-    table = _table("\nwhat a step takes", "\ntime", "\n95 % interval", "\ntokens/s")
+    table = new_table("\nwhat a step takes", "\ntime", "\n95 % interval", "\ntokens/s")
     for name, step in said["steps"].items():
         table.add_row(name, *(_step_cells(step) if step else ("does not fit", "", "")))
     out.print(table)
     if any(step and step["extrapolated"] for step in said["steps"].values()):
         out.print("* extrapolated: more requests or KV tokens than measured, or nothing measured at all")
-    table = _table("\ncoefficient", "\nvalue", "\n95 % interval", "\nfor", left=1)
+    table = new_table("\ncoefficient", "\nvalue", "\n95 % interval", "\nfor", left=1)
     for name, found in said["coefficients"].items():
         table.add_row(name, _unit(name, found["value"]), _interval(name, found["ci95"]), MEANING[name])
     table.columns[3].justify = "left"
@@ -154,7 +153,7 @@ def print_difference(one: Profile, other: Profile) -> None:
     """All of `difference`; a ratio above 1 means that the second has more."""
     out, found = console(), difference(one, other)
     names = [f"{side.name} ({kind(side)})" for side in (one, other)]
-    table = _table("what a step takes", *names, "ratio")
+    table = new_table("what a step takes", *names, "ratio")
     for name, values in found["steps"].items():
         table.add_row(
             name, *("does not fit" if value is None else _time(value) for value in values[:2]), _by(values[2])
@@ -214,14 +213,6 @@ def _at(values: dict[str, Any] | None, name: str) -> Any:
 
 def _unequal(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[Any]]:
     return {name: [one[name], other[name]] for name in one if one[name] != other[name]}
-
-
-def _table(*columns: str, left: int = 1) -> Table:
-    """The first ``left`` columns are text."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index < left else "right", overflow="fold")
-    return table
 
 
 def _unit(name: str, value: float) -> str:

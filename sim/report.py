@@ -56,7 +56,7 @@ def print_comparison(comparison: Comparison) -> None:
     policies = result["policies"]
     workflows = len(comparison.workflows)
     out.print(f"\n{workflows} workflow{'s'[: workflows != 1]}, {comparison.load}, {comparison.engine}")
-    table = _table("", [_marked(name, policy) for name, policy in policies.items()])
+    table = new_table("", *(_marked(name, policy) for name, policy in policies.items()))
     for name, cell in _ROWS:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
     table.add_section()
@@ -69,19 +69,19 @@ def print_comparison(comparison: Comparison) -> None:
         out.print(line)
 
 
-def _table(corner: str, columns: Any) -> Table:
+def new_table(*columns: str, left: int = 1) -> Table:
+    """A table without lines, whose first ``left`` columns are text and the others numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(corner, overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index < left else "right", overflow="fold")
     return table
 
 
 def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     others = [name for name in policies if name != comparison.baseline]
     bound = comparison.bound_name.partition(":")[0]
-    table = _table(
-        f"\nspeed-up over {comparison.baseline}", ["\nworkflows", f"\n{bound}", *(f"\n{name}" for name in others)]
+    table = new_table(
+        f"\nspeed-up over {comparison.baseline}", "\nworkflows", f"\n{bound}", *(f"\n{name}" for name in others)
     )
     for framework in comparison.frameworks():
         rows = [policies[name]["by_framework"][framework] for name in policies]
@@ -213,13 +213,13 @@ _STATS: tuple[tuple[str, Cell], ...] = (
 def print_stats(groups: dict[str, dict[str, Any]], profile: Profile, choices: Choices) -> None:
     """The table of `sim.stats.stats`, and how often each failure mode was seen."""
     out = console()
-    table = _table("", groups)
+    table = new_table("", *groups)
     for name, cell in _STATS:
         table.add_row(name, *map(cell, groups.values()))
     out.print(table)
     modes = {mode: None for group in groups.values() for mode in group["failure_modes"]}
     if modes:
-        table = _table("\nfailure modes (workflows)", [f"\n{name}" for name in groups])
+        table = new_table("\nfailure modes (workflows)", *(f"\n{name}" for name in groups))
         for mode in sorted(modes):
             table.add_row(title(mode), *(str(group["failure_modes"].get(mode, "")) for group in groups.values()))
         out.print(table)

@@ -13,7 +13,7 @@ from sim.agreement import Agreement
 from sim.agreement.join import QUEUED
 from sim.agreement.speedups import Speedup
 from sim.errors import RunError
-from sim.report import console
+from sim.report import console, new_table
 from sim.results import svg, write_whole
 
 #: Rows of the table of a policy: what it shows, where its numbers are, the unit's factor and its name.
@@ -53,16 +53,8 @@ def write_agreement(agreement: Agreement, output: Path) -> None:
         raise RunError(f"{output}: cannot be written ({error.strerror}); name another folder") from error
 
 
-def _table(corner: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(corner, overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
 def _levels(name: str, policy: Mapping[str, Any]) -> Table:
-    table = _table(f"\n{name}: predicted / measured", *(f"\n{statistic}" for statistic in _STATISTICS))
+    table = new_table(f"\n{name}: predicted / measured", *(f"\n{statistic}" for statistic in _STATISTICS))
     for title, metric, factor, unit in _ROWS:
         cells = (_both(policy[metric][statistic], factor, "_s") for statistic in _STATISTICS)
         table.add_row(f"{title}, {unit}", *cells)
@@ -80,7 +72,7 @@ def _both(row: Mapping[str, Any], factor: float = 1, unit: str = "") -> str:
 
 
 def _one_by_one(numbers: Mapping[str, Any]) -> Table:
-    table = _table("\ncall by call: error (noise), bias, correlation", "\ncalls", "\ne2el", "\nttft", "\ntpot")
+    table = new_table("\ncall by call: error (noise), bias, correlation", "\ncalls", "\ne2el", "\nttft", "\ntpot")
     groups = [
         *numbers["policies"].items(),
         *(numbers["by_framework"].items() if len(numbers["by_framework"]) > 1 else ()),
@@ -102,7 +94,7 @@ def _each(row: Mapping[str, Any]) -> str:
 
 def _speedups(agreement: Agreement) -> Table:
     columns = (f"\n{name}" for name in ("workflows", "predicted", "measured", "error", "noise"))
-    table = _table(f"\nspeed-up over {agreement.measured.baseline}", *columns)
+    table = new_table(f"\nspeed-up over {agreement.measured.baseline}", *columns)
     several = len(agreement.numbers["by_framework"]) > 1
     for gain in agreement.speedups:
         if gain.order.framework is None or several:
