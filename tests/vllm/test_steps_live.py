@@ -143,7 +143,9 @@ def test_our_scheduler_composes_every_step_of_a_real_server(start_vllm, tmp_path
         records = {run: one.result(REPLAY_S) for run, one in under_way.items()}
     trace = read_steps(path)
     assert trace.settings.scheduling_policy == "priority"
-    assert trace.steps[-1].num_running == 0
+    # The server may be stopped before it schedules the empty step that follows the last request.
+    done = [number for step in trace.steps for number in step.finished]
+    assert sorted(done) == list(range(len(trace.requests)))
 
     contents = {}
     for run, workflows in runs.items():
@@ -168,7 +170,8 @@ def test_our_scheduler_composes_every_step_of_a_real_server(start_vllm, tmp_path
     assert len(taken) == sum(bool(step.rows) for step in trace.steps)
     assert all(one.device_s > 0 and one.host_s > 0 for one in taken)
     busy_s = sum(one.device_s + one.host_s for one in taken)
-    assert busy_s < trace.steps[-1].updated_s - trace.steps[0].schedule_s
+    ended_s = max(step.updated_s for step in trace.steps if step.updated_s is not None)
+    assert busy_s < ended_s - trace.steps[0].schedule_s
 
 
 #: The workloads of differential.py through a tracing scheduler, each with its settings and what the requests contain.
