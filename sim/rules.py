@@ -24,6 +24,12 @@ from sim.workflow import Call, Node, Segment
 RunsOn = Literal["client side", "public API", "simulation only"]
 
 
+#: vLLM's setting -> value: what a rule may need.
+PRIORITY: Mapping[str, object] = {"scheduling_policy": "priority"}
+PREFIX_CACHE: Mapping[str, object] = {"enable_prefix_caching": True}
+NOTHING: Mapping[str, object] = {}
+
+
 class View(NamedTuple):
     """What a client knows of one workflow now.
 
@@ -85,7 +91,7 @@ class Rule:
     kind: ClassVar[str]
     runs_on: ClassVar[RunsOn]
     #: What the engine must be set to: vLLM's setting -> value.
-    needs: ClassVar[Mapping[str, object]] = {}
+    needs: ClassVar[Mapping[str, object]] = NOTHING
 
     def begin(self) -> Any:
         """What the rule remembers during one run, to be changed by its methods."""
@@ -105,7 +111,7 @@ class Dispatch(Rule, ABC):
     """Which ready nodes of a workflow start now."""
 
     kind = "dispatch"
-    runs_on = "client side"
+    runs_on: ClassVar[RunsOn] = "client side"
 
     @abstractmethod
     def select(self, view: View) -> Sequence[Node]:
@@ -116,8 +122,8 @@ class Order(Rule, ABC):
     """Which of the waiting calls goes first: the priority with which a call is sent, fixed from then on."""
 
     kind = "order"
-    runs_on = "public API"
-    needs: ClassVar[Mapping[str, object]] = {"scheduling_policy": "priority"}
+    runs_on: ClassVar[RunsOn] = "public API"
+    needs = PRIORITY
 
     @abstractmethod
     def key(self, submission: Submission, view: View, memory: Any) -> float:
@@ -140,7 +146,7 @@ class Gate(Rule, ABC):
     """Which workflows may start nodes now; the others wait, what they have under way goes on."""
 
     kind = "gate"
-    runs_on = "client side"
+    runs_on: ClassVar[RunsOn] = "client side"
 
     #: Seconds between two looks at the engine.
     every_s: float
@@ -158,7 +164,7 @@ class Router(Rule, ABC):
     """Which replica takes a call."""
 
     kind = "router"
-    runs_on = "client side"
+    runs_on: ClassVar[RunsOn] = "client side"
 
     @abstractmethod
     def route(self, submission: Submission, view: View, replicas: Sequence[Replica], memory: Any) -> int:
@@ -169,15 +175,15 @@ class Retention(Rule):
     """What becomes of KV blocks that no running request holds; `sim.retention` has what the simulated engine does."""
 
     kind = "retention"
-    runs_on = "simulation only"
+    runs_on: ClassVar[RunsOn] = "simulation only"
 
 
 class Ahead(Rule, ABC):
     """Whether the known part of the next prompt is prefilled while a tool runs."""
 
     kind = "ahead"
-    runs_on = "client side"
-    needs: ClassVar[Mapping[str, object]] = {"enable_prefix_caching": True}
+    runs_on: ClassVar[RunsOn] = "client side"
+    needs = PREFIX_CACHE
 
     @abstractmethod
     def wants(self, known: tuple[Segment, ...], view: View) -> bool:
@@ -188,7 +194,7 @@ class Speculation(Rule, ABC):
     """Whether a tool is started before the call has ended that decides about it."""
 
     kind = "speculation"
-    runs_on = "client side"
+    runs_on: ClassVar[RunsOn] = "client side"
 
     @abstractmethod
     def guessed(self, workflow_id: str, tool_id: str) -> bool:
@@ -199,7 +205,7 @@ class Verdict(Rule, ABC):
     """What becomes of a workflow when a detector says that it will fail."""
 
     kind = "verdict"
-    runs_on = "client side"
+    runs_on: ClassVar[RunsOn] = "client side"
     #: Whether it is stopped; otherwise it goes on, behind all others.
     aborts: ClassVar[bool]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sim.rules import Order, Submission, View
+from sim.rules import NOTHING, Order, Submission, View
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Fcfs(Order):
 
     name = "fcfs"
     runs_on = "client side"
-    needs = {}
+    needs = NOTHING
 
     def key(self, submission: Submission, view: View, memory: Any) -> float:
         """All alike: the engine's queue keeps the order of arrival."""
