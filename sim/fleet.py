@@ -22,7 +22,7 @@ from sim.settings import Count, Strict
 from sim.workflow import Workflow
 
 #: More engines than anybody simulates in one process.
-_MOST = 1024
+MOST_REPLICAS = 1024
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Tier(Strict):
 
 class _Pool(Strict):
     profile: str | None = None
-    replicas: Annotated[int, Field(ge=1, le=_MOST)] = 1
+    replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 1
     usd_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     cpu_tier: _Tier | None = None
 
@@ -167,7 +167,7 @@ def load_fleet(path: Path, profile: str) -> Fleet:
             load_profile(pool.profile or profile),
             pool.replicas,
             pool.usd_per_hour,
-            pool.cpu_tier and CpuTier(pool.cpu_tier.num_blocks, pool.cpu_tier.load_token_s),
+            CpuTier(pool.cpu_tier.num_blocks, pool.cpu_tier.load_token_s) if pool.cpu_tier else None,
         )
         for name, pool in told.pools.items()
     )

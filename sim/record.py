@@ -96,13 +96,14 @@ class Extras:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Everything that happened in one run, and how long it took from first arrival to last end."""
+    """Everything that happened in one run, how long it took from first arrival to last end, and on how many engines."""
 
     records: tuple[Record, ...]
     sessions: tuple[SessionRecord, ...]
     engine: EngineStats
     makespan_s: float
     extras: Extras = Extras()
+    replicas: int = 1
 
 
 def joined(parts: Sequence[RunResult]) -> RunResult:
@@ -113,6 +114,7 @@ def joined(parts: Sequence[RunResult]) -> RunResult:
         reduce(operator.add, (part.engine for part in parts)) if parts else EngineStats(),
         sum(part.makespan_s for part in parts),
         reduce(operator.add, (part.extras for part in parts), Extras()),
+        max((part.replicas for part in parts), default=1),
     )
 
 

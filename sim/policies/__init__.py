@@ -64,7 +64,7 @@ class Policy:
     def _check(self) -> None:
         for kind in KINDS:
             if len(same := [str_of(rule) for rule in self.rules if isinstance(rule, kind)]) > 1:
-                raise PolicyError(f"policy {'+'.join(same)}: both say what becomes of {_ABOUT[kind.kind]}; give one")
+                raise PolicyError(f"policy {'+'.join(same)}: both say what becomes of {ABOUT[kind.kind]}; give one")
         names = {rule.kind: rule.name for rule in self.rules}
         one_by_one = names.get("dispatch") in ("sequential", "level_barrier")
         for kind_name in ("speculation", "ahead"):
@@ -76,7 +76,7 @@ class Policy:
 
 
 #: Kind -> what its rules decide, for messages and tables.
-_ABOUT = {
+ABOUT = {
     "dispatch": "ready calls",
     "order": "the queue",
     "gate": "workflows at the door",
