@@ -19,6 +19,7 @@ _COMMANDS = {
     "live": "live.commands.live",
     "policies": "sim.commands.policies",
     "profiles": "sim.commands.profiles",
+    "regimes": "sim.commands.regimes",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
     "traces": "sim.commands.traces",

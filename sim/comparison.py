@@ -142,7 +142,7 @@ class Comparison(ABC):
 
     def speedup(self, name: str, pairs: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[float, float] | None]:
         """Ratio of mean latencies over these workflows' pairs, and its 95 % interval where there is one."""
-        base, other = zip(*_by_origin(pairs), strict=True)
+        base, other = zip(*by_origin(pairs), strict=True)
         return speedup(base, other, generator(self.seed, "bootstrap over workflows"))
 
 
@@ -169,7 +169,7 @@ def origin_of(workflow_id: str) -> str:
     return workflow_id.partition(COPY)[0]
 
 
-def _by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
+def by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
     """Latencies under both policies, summed over the copies of one workflow, which are not independent."""
     sums: dict[str, tuple[float, float]] = {}
     for workflow, (base, other) in pairs.items():
