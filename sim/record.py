@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 N = TypeVar("N", int, float)
 
-Status = Literal["finished", "failed", "unfinished"]
+Status = Literal["finished", "failed", "unfinished", "aborted"]
 
 
 class Record(NamedTuple):
