@@ -18,6 +18,7 @@ _COMMANDS = {
     "demo": "sim.commands.demo",
     "failures": "sim.commands.failures",
     "live": "live.commands.live",
+    "policies": "sim.commands.policies",
     "profiles": "sim.commands.profiles",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
