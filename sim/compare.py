@@ -39,6 +39,11 @@ class Predicted(Comparison):
         return self.fleet.pools[0].profile
 
     @property
+    def clock(self) -> Profile:
+        """The engine's profile."""
+        return self.profile
+
+    @property
     def engine(self) -> str:
         """The profiles, marked where nobody measured them."""
         pools = (f"{profile_title(pool.profile)}{_times(pool.replicas)}" for pool in self.fleet.pools)

@@ -14,10 +14,13 @@ from sim import __version__
 from sim.bounds import Bound
 from sim.choices import DEFAULT, Choices, unknown_tokens
 from sim.errors import BoundError
+from sim.failure_cost import Aborts, summary_of_aborts
+from sim.latency import Profile
 from sim.load import Alone, Load, generator
 from sim.metrics import speedup, summary
 from sim.policies import SEQUENTIAL, Policy
 from sim.record import RunResult
+from sim.rules import Verdict
 from sim.traces import jsonl
 from sim.workflow import COPY, Workflow
 
@@ -116,12 +119,24 @@ class Comparison(ABC):
                     )
 
     def _policy(self, name: str) -> dict[str, Any]:
+        aborts = self.aborts(name)
         return {
             "policy": str(self.policies[name]),
             **self.gain(name),
             **summary(self.runs[name]),
+            **({"aborts": aborts.to_json()} if aborts else {}),
             "by_framework": {framework: self.gain(name, framework) for framework in self.frameworks()},
         }
+
+    def aborts(self, name: str) -> Aborts | None:
+        """What a policy that stops workflows has stopped; None for one that does not."""
+        verdict = self.policies[name].rule(Verdict)
+        return summary_of_aborts(self.runs[name], self.workflows, self.clock) if verdict and verdict.aborts else None
+
+    @property
+    def clock(self) -> Profile | None:
+        """The profile that tells how long a call takes alone, where there is one."""
+        return None
 
     def gain(self, name: str, framework: str | None = None) -> dict[str, Any]:
         """Speed-up over the baseline with its interval, and the bound: pooled work / pooled span."""

@@ -106,7 +106,10 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
-    lines += [line for name, policy in policies.items() for line in _extras(name, policy.get("extras", {}))]
+    for name, policy in policies.items():
+        lines += _extras(name, policy.get("extras", {}))
+        aborts = comparison.aborts(name)
+        lines += [f"{name}: {line}" for line in aborts.sentences()] if aborts else []
     originals = len({origin_of(workflow.id) for workflow in comparison.workflows})
     if originals < everything:
         lines.append(f"{everything} workflows are copies of {originals}; an interval counts the copies of one as one.")
