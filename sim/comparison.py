@@ -20,7 +20,7 @@ from sim.policies import Policy
 from sim.policies.sequential import Sequential
 from sim.record import RunResult
 from sim.traces import jsonl
-from sim.workflow import COPY, Workflow
+from sim.workflow import Workflow, origin_of
 
 #: Speed-up and bound are sums of the same floats in other orders; more than this is no rounding.
 _ROUNDING = 1e-9
@@ -162,11 +162,6 @@ def unknown_shares(workflows: Sequence[Workflow]) -> tuple[float, float]:
 def unknown_tools(workflows: Sequence[Workflow]) -> int:
     """Tools whose duration nobody recorded."""
     return sum(seconds is None for workflow in workflows for seconds in workflow.tape.tool_s.values())
-
-
-def origin_of(workflow_id: str) -> str:
-    """The id of the workflow that a resampled one is a copy of, or its own."""
-    return workflow_id.partition(COPY)[0]
 
 
 def _by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.choices import Choices
-from sim.comparison import Comparison, origin_of, unknown_shares, unknown_tools
+from sim.comparison import Comparison, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
 from sim.tokens import estimated
 from sim.trust import profile_title
-from sim.workflow import CLIENT
+from sim.workflow import CLIENT, origin_of
 
 
 def console() -> Console:
