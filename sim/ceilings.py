@@ -12,7 +12,7 @@ from typing import Any
 from sim.bounds import times_s
 from sim.latency import Profile
 from sim.load import ConcurrentSessions
-from sim.policies.async_ import Async
+from sim.policies import parse_policy
 from sim.record import RunResult
 from sim.reuse import SharedCache
 from sim.simulate import simulate
@@ -129,7 +129,7 @@ def saturation(workflows: Sequence[Workflow], profile: Profile, seed: int) -> fl
     found, sessions = [0.0], len(workflows)
     weights = [{call: demand.least_s(profile) for call, demand in one.items()} for one in demands(workflows, profile)]
     while sessions and (len(found) < 2 or found[-1] >= _TOO_FEW * max(found)):
-        result = simulate(workflows, Async(), profile, ConcurrentSessions(sessions), seed)
+        result = simulate(workflows, parse_policy("async"), profile, ConcurrentSessions(sessions), seed)
         found.append(sustained(result, weights))
         sessions //= 2
     return max(found)

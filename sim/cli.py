@@ -17,6 +17,7 @@ _COMMANDS = {
     "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
     "live": "live.commands.live",
+    "policies": "sim.commands.policies",
     "profiles": "sim.commands.profiles",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",

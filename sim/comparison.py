@@ -16,8 +16,7 @@ from sim.choices import DEFAULT, Choices, unknown_tokens
 from sim.errors import BoundError
 from sim.load import Alone, Load, generator
 from sim.metrics import speedup, summary
-from sim.policies import Policy
-from sim.policies.sequential import Sequential
+from sim.policies import SEQUENTIAL, Policy
 from sim.record import RunResult
 from sim.traces import jsonl
 from sim.workflow import Workflow, origin_of
@@ -105,9 +104,9 @@ class Comparison(ABC):
 
     def check_bound(self) -> None:
         """Law: alone on the server, no workflow gains more over `sequential` than work / span."""
-        if not isinstance(self.load, Alone) or self.policies[self.baseline] != Sequential():
+        if not isinstance(self.load, Alone) or self.policies[self.baseline] != SEQUENTIAL:
             return
-        for name in self.runs:
+        for name in (name for name, policy in self.policies.items() if policy.is_bounded):
             for workflow, (base, other) in self.pairs(name).items():
                 bound = self.bounds[workflow].speedup
                 if base / other > bound * (1 + _ROUNDING):
@@ -132,7 +131,8 @@ class Comparison(ABC):
         ratio, interval = self.speedup(name, pairs)
         bounds = [self.bounds[workflow] for workflow in pairs if workflow in self.bounds]
         # Work / span bounds what is gained over one node at a time, and nothing else.
-        bounded = self.policies[self.baseline] == Sequential() and len(bounds) == len(pairs)
+        bounded = self.policies[self.baseline] == SEQUENTIAL and self.policies[name].is_bounded
+        bounded = bounded and len(bounds) == len(pairs)
         return {
             "speedup": ratio,
             "speedup_ci95": interval,

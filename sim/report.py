@@ -59,6 +59,8 @@ def print_comparison(comparison: Comparison) -> None:
     table = new_table("", *(_marked(name, policy) for name, policy in policies.items()))
     for name, cell in _ROWS:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
+    if "cost_usd" in policies[comparison.baseline]:
+        table.add_row("cost, $", *(_number(policy["cost_usd"]) for policy in policies.values()))
     table.add_section()
     table.add_row(f"speed-up over {comparison.baseline}", *(_gain(policy) for policy in policies.values()))
     table.add_row(comparison.bound_name, *(_bound(policy) for policy in policies.values()))
@@ -104,6 +106,7 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
+    lines += [line for name, policy in policies.items() for line in _extras(name, policy.get("extras", {}))]
     originals = len({origin_of(workflow.id) for workflow in comparison.workflows})
     if originals < everything:
         lines.append(f"{everything} workflows are copies of {originals}; an interval counts the copies of one as one.")
@@ -119,6 +122,16 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
         lines += _much_estimated(comparison)
     if number := estimated(comparison.workflows):
         lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
+    return lines
+
+
+def _extras(name: str, extras: dict[str, Any]) -> list[str]:
+    lines = []
+    if number := extras.get("ahead_calls"):
+        lines.append(f"{name}: {number:,} prefills went ahead of calls and computed {extras['ahead_tokens']:,} tokens.")
+    if number := extras.get("guessed_tools", 0) + extras.get("wasted_tools", 0):
+        wrong, wasted_s = extras["wasted_tools"], extras["wasted_tool_s"]
+        lines.append(f"{name}: {number:,} tools were guessed, {wrong:,} of them wrong: {wasted_s:,.1f} s in vain.")
     return lines
 
 
