@@ -92,17 +92,15 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     return table
 
 
-def _binds(ceilings: dict[str, Any]) -> list[str]:
+def _binds(ceilings: dict[str, Any]) -> str:
     sustained, most = (_number(ceilings[name]) for name in ("saturation_rate", "capacity_rate"))
-    rates = f"async sustains {sustained} sessions/s, no policy more than {most}"
-    offered = ceilings["offered_rate"]
-    return [ceilings["binds"], rates if offered is None else f"{offered:g} sessions/s are offered, {rates}"]
+    return f"What binds: {ceilings['binds']}. async sustains {sustained} sessions/s, no policy more than {most}."
 
 
 def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
     policies = result["policies"]
     lines = [""]
-    lines += [f"What binds: {line}." for line in _binds(ceilings)] if (ceilings := result.get("ceilings")) else []
+    lines += [_binds(result["ceilings"])] if "ceilings" in result else []
     lines.append(f"{str(comparison.choices).capitalize()}.")
     if not isinstance(comparison.load, Alone) and policies[comparison.baseline]["bound"] is not None:
         lines.append("Under load a speed-up can exceed the bound, which holds for a workflow alone on the server.")
