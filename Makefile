@@ -2,6 +2,8 @@
 PY := .venv/bin/python
 INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m pip install -q)
 MAST ?= ../shared/mast
+# Two files of tests at a time; tests/conftest.py says which never run beside each other.
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: demo test test-vllm live-demo validate-cpu lint bench corpus clean
 
@@ -10,12 +12,13 @@ demo: .venv/ready
 	.venv/bin/workspan demo -o demo
 
 test: .venv/ready
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 # The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
 test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
 	./setup_vllm.sh --cpu --install
-	$(PY) -m pytest -s tests/vllm
+	$(PY) -m pytest $(PARALLEL) -rP tests/vllm --ignore tests/vllm/test_calibrate_live.py
+	$(PY) -m pytest -rP tests/vllm/test_calibrate_live.py  # times steps of a server: by itself
 
 # A real vLLM on the CPU: ten recorded workflows under two policies, and what the simulator predicts beside them.
 live-demo: .venv/ready
