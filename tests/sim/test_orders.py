@@ -1,164 +1,222 @@
-"""In which order calls are served, and whether they wait for each other: what scheduling theory has proved.
-
-Jobs on machines are calls on slots (``max_num_seqs``), of as many seconds as tokens: a step takes one, whatever is in
-it, and a prompt is a single step.
-"""
-
-from dataclasses import replace
-from itertools import permutations
-from statistics import mean
+"""Queue orders by hand: the priority that each call carries, and who goes first on an engine with one place."""
 
 import pytest
-import simpy
-from hypothesis import event, given, settings
-from hypothesis import strategies as st
-from strategies import profile, roomy, workflows
+from strategies import profile, roomy
 
-from sim.engine import Sent, SimulatedServer
-from sim.latency import StepTime, load_profile, shipped
-from sim.load import Alone
+from sim.errors import PolicyError
+from sim.foresight import Estimate
+from sim.latency import StepTime
 from sim.policies import parse_policy
-from sim.request import Request
-from sim.simulate import simulate
+from sim.rules import Served, Submission
+from sim.run import Run
+from sim.simulate import serve
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 ONE_SECOND = StepTime(const_s=1.0, prefill_token_s=0, decode_seq_s=0, kv_token_s=0, attention_pair_s=0)
-#: A second for each row of a step: who decodes beside others slows them down.
-A_SECOND_A_ROW = ONE_SECOND.model_copy(update={"const_s": 1e-6, "prefill_token_s": 1.0, "decode_seq_s": 1.0})
 
 
-def slots(count, step_time=ONE_SECOND, **changes):
-    return profile(roomy(max_num_seqs=count, **changes), step_time)
+def flow(name, edges, framework="f", **outputs):
+    """Calls of one letter and their output tokens, each with a prompt of two tokens; edges as ``ab``; t is a tool."""
+    ids = dict.fromkeys("".join(edges)) or outputs
+    calls = {one: Call(one, "agent", (Segment(f"{name}-{one}", 2),), f"{name}-answer-{one}") for one in ids}
+    nodes = tuple(Tool(one, "tool") if one == "t" else calls[one] for one in sorted(ids))
+    tape = Tape({one: outputs.get(one, 1) for one in ids if one != "t"}, {"t": 0.0} if "t" in ids else {})
+    return Workflow(name, framework, name, nodes, tuple(Edge(*pair, "visible") for pair in edges), tape)
 
 
-def ends(jobs, urgency):
-    """When each of the jobs ends that all come at 0; one is the lengths of calls that follow each other."""
-    env, ended = simpy.Environment(), {}
-
-    def submit(job, step):
-        prompt, answer = (Segment(f"{job} {step}", 1),), Segment(f"answer {job} {step}", jobs[job][step])
-        request = Request(prompt, answer, urgency(job, step), env.now, job)
-        server.send(Sent(job, Call(str(step), "agent", prompt, answer.segment_id), request, env.now))
-
-    def done(sent):
-        ended[sent.session] = env.now
-        following = int(sent.call.id) + 1
-        if following < len(jobs[sent.session]):
-            submit(sent.session, following)
-
-    server = SimulatedServer(env, slots(1, scheduling_policy="priority"), done)
-    for job in range(len(jobs)):
-        submit(job, 0)
-    env.run()
-    return [ended[job] for job in range(len(jobs))]
+def chain(name, calls, framework="f"):
+    return flow(name, [a + b for a, b in zip(calls, calls[1:], strict=False)], framework, **dict.fromkeys(calls, 1))
 
 
-def ends_shortest_first(jobs):
-    return ends(jobs, lambda job, step: sum(jobs[job][step:]))
+class Hand:
+    """Drives a `Run`: arrivals and finishes by session and node, answered by (node, priority)."""
+
+    def __init__(self, policy, estimates=None):
+        self.run = Run(parse_policy(policy), foresight=estimates and Told(estimates))
+        self._under_way = {}
+
+    def arrive(self, session, workflow, now_s=0.0):
+        return self._note(self.run.arrive(session, workflow, now_s))
+
+    def finish(self, session, node, service_s=1.0, waited_s=0.0, prompt=0, output=0):
+        start = self._under_way.pop((session, node))
+        served = Served(service_s, waited_s, prompt, output) if isinstance(start.node, Call) else None
+        return self._note(self.run.finish(start, served=served))
+
+    def _note(self, starts):
+        self._under_way |= {(start.session, start.node.id): start for start in starts}
+        return [(start.node.id, start.priority) for start in starts]
 
 
-def ends_in_order(jobs, order):
-    """``order`` names a job once for each of its calls."""
-    places = {(job, order[:place].count(job)): place for place, job in enumerate(order)}
-    return ends(jobs, lambda job, step: places[job, step])
+class Told:
+    """A foresight that says what it is told to: the next estimate of a list at each question."""
+
+    def __init__(self, estimates):
+        self._estimates = iter(estimates)
+
+    def of(self, workflow):
+        return self
+
+    def finished(self, node_id):
+        pass
+
+    def estimate(self, call_id):
+        return next(self._estimates)
 
 
-def test_the_shortest_first_by_hand():
-    jobs = [[3], [1], [1, 1]]
-    assert ends_in_order(jobs, [0, 1, 2, 2]) == [3, 4, 6]
-    assert ends_in_order(jobs, [0, 2, 1, 2]) == [3, 5, 6]
-    assert ends_shortest_first(jobs) == [6, 1, 3]
+def test_program_fcfs_follows_the_arrival_of_the_workflow():
+    hand = Hand("program_fcfs")
+    assert hand.arrive(7, chain("w", "ab")) == [("a", 0)]
+    assert hand.arrive(3, chain("v", "ab")) == [("a", 1000)]
+    assert hand.finish(3, "a") == [("b", 1000)]
+    assert hand.finish(7, "a") == [("b", 0)]
+    assert hand.arrive(1, chain("u", "ab")) == [("a", 2000)]
 
 
-job_lists = st.sampled_from([(1,) * 5, (1,) * 4, (2, 2, 2), (3, 2, 1), (3, 3)]).flatmap(
-    lambda sizes: st.tuples(*(st.lists(st.integers(1, 9), min_size=size, max_size=size) for size in sizes))
+def test_plas_counts_service_in_queues_that_double_and_no_waiting():
+    hand = Hand("plas:levels=3,quantum_s=0.5")
+    assert hand.arrive(0, chain("w", "abcdef")) == [("a", 0)]
+    assert hand.finish(0, "a", 0.5, waited_s=100) == [("b", 0)]
+    assert hand.finish(0, "b", 0.25) == [("c", 1000)]
+    assert hand.finish(0, "c", 0.25) == [("d", 1000)]
+    assert hand.finish(0, "d", 0.125) == [("e", 2000)]
+    assert hand.finish(0, "e", 1e300) == [("f", 2000)]
+
+
+@pytest.mark.parametrize("name", ["plas", "atlas"])
+def test_a_workflow_that_has_waited_beta_times_its_service_starts_again_in_the_first_queue(name):
+    hand = Hand(f"{name}:beta=2")
+    hand.arrive(0, chain("w", "abcd"))
+    assert hand.finish(0, "a", 3, waited_s=5) == [("b", 2000)]
+    assert hand.finish(0, "b", 3, waited_s=7) == [("c", 0)]
+    assert hand.finish(0, "c", 1, waited_s=0) == [("d", 3000)]
+
+
+def test_atlas_takes_the_longest_path_and_tools_add_nothing():
+    hand = Hand("atlas")
+    hand.arrive(0, flow("w", ["ab", "ac", "bd", "ct", "te", "df", "ef"]))
+    assert hand.finish(0, "a", 1) == [("b", 0), ("c", 0)]
+    assert hand.finish(0, "b", 1) == [("d", 1000)]
+    hand.finish(0, "c", 6)
+    assert hand.finish(0, "t") == [("e", 3000)]
+    hand.finish(0, "d", 1)
+    # The longest path has 8 s; all calls together have 10, which is the next queue, the shorter path 3.
+    assert hand.finish(0, "e", 1) == [("f", 3000)]
+    hand.finish(0, "f", 1)
+    assert hand.run._memory["atlas"] == {}
+
+
+def test_atlas_takes_what_it_knows_where_a_parent_still_runs():
+    rule = parse_policy("atlas").rules[0]
+    view = Run(parse_policy("atlas"))
+    view.arrive(0, chain("w", "a"))
+    view = view._sessions[0].view()
+    submission = Submission(chain("w", "a").calls[0], ("known", "unknown"))
+    assert rule.key(submission, view, {0: {"known": 2.0, "longer": 3.0}}) == 2
+    assert rule.key(submission, view, {0: {}}) == 0
+
+
+@pytest.mark.parametrize("information", ["oracle", "noisy", "mean"])
+@pytest.mark.parametrize(
+    ("name", "priorities"),
+    [
+        ("srpt_{}", [2500, 1000]),
+        ("critical_path_{}", [-1250, -750]),
+        ("topo_depth_{}", [-3000, -1500]),
+        ("edf_{}:deadline_s=5", [10_000 + 5000 - 2500, 10_000 + 5000 - 1000]),
+        ("justitia_{}", [4_000_000_000, 4_000_000_000]),
+    ],
 )
+def test_an_informed_order_goes_by_its_part_of_the_estimate(name, priorities, information):
+    estimates = [Estimate(2.5, 1.25, 3, 4e9), Estimate(1, 0.75, 1.5, 9)]
+    hand = Hand(name.format(information), estimates)
+    assert hand.arrive(0, chain("w", "ab"), now_s=10.0) == [("a", priorities[0])]
+    assert hand.finish(0, "a") == [("b", priorities[1])]
 
 
-@settings(max_examples=12, deadline=None)
-@given(job_lists)
-def test_no_order_has_a_lower_mean_than_the_least_remaining_work_first(jobs):
-    """On one slot (Smith 1956), for workflows too, as a call's urgency is what its workflow still has to do."""
-    orders = sorted(set(permutations(job for job, calls in enumerate(jobs) for _ in calls)))
-    best = min(mean(ends_in_order(jobs, order)) for order in orders)
-    assert mean(ends_shortest_first(jobs)) == best
+def test_justitia_adds_the_cost_to_the_virtual_time_of_the_arrival():
+    costs = [1000, 500, 7, 7, 100]
+    hand = Hand("justitia_mean", [Estimate(0, 0, 0, cost) for cost in costs])
+    assert hand.arrive(0, chain("w", "ab")) == [("a", 1000)]
+    hand.run.arrive(1, chain("v", "ab"))
+    assert hand.finish(0, "a", prompt=10, output=4) == [("b", 1000)]
+    # 10 * 4 + 4 * 4 / 2 token-steps, for the two workflows under way.
+    assert hand.arrive(2, chain("u", "ab")) == [("a", 24 + 7)]
+    hand.finish(0, "b", prompt=1, output=8)
+    # 1 * 8 + 8 * 8 / 2 more, for three; then two are left.
+    assert hand.arrive(3, chain("t", "ab")) == [("a", round(24 + 40 / 3 + 100))]
 
 
-def graph(**nodes):
-    """Calls of so many tokens, or tools (whose names begin with ``tool``) of so many seconds, and their parents."""
-    made, edges, tape = [], [], Tape({}, {})
-    for name, (amount, *parents) in nodes.items():
-        is_tool = name.startswith("tool")
-        made.append(Tool(name, name) if is_tool else Call(name, "agent", (Segment(f"of {name}", 1),), f"by {name}"))
-        (tape.tool_s if is_tool else tape.output_tokens)[name] = amount
-        edges += [Edge(parent, name, "visible") for parent in parents]
-    return Workflow("w", "Test", "", tuple(made), tuple(edges), tape)
+def test_fair_counts_tokens_of_a_framework_and_lifts_one_that_comes():
+    hand = Hand("fair")
+    assert hand.arrive(0, chain("w", "abc", "A")) == [("a", 0)]
+    assert hand.finish(0, "a", prompt=10, output=5) == [("b", 20_000)]
+    assert hand.arrive(1, chain("v", "ab", "B")) == [("a", 20_000)]
+    assert hand.finish(0, "b", prompt=7, output=5) == [("c", 37_000)]
+    assert hand.finish(1, "a", prompt=1, output=1) == [("b", 23_000)]
+    assert hand.arrive(2, chain("u", "a", "C")) == [("a", 23_000)]
+    assert hand.arrive(3, chain("t", "a", "A")) == [("a", 37_000)]
+    for session, node in [(2, "a"), (1, "b"), (3, "a"), (0, "c")]:
+        hand.finish(session, node, prompt=1)
+    # Nobody is left; the last to go was A, which had 39 by then, B had 24.
+    assert hand.arrive(4, chain("s", "a", "B")) == [("a", 39_000)]
+    assert hand.arrive(5, chain("r", "a", "A")) == [("a", 39_000)]
 
 
-def latency_s(workflow, policy, server):
-    (session,) = simulate([workflow], parse_policy(policy), server, Alone(), seed=0).sessions
-    return session.finished_s
+def crowd():
+    """At 0 s a long chain; at 0.5 s a short one, and one that forks."""
+    return {
+        0: flow("long", ["ab"], "A", a=5, b=3),
+        1: flow("short", ["ab"], "A", a=1, b=1),
+        2: flow("fork", ["ab", "ac", "cd"], "B", a=2, b=4, c=1, d=1),
+    }
 
 
-#: Graham (1969), in tenths of his units; one call a slot.
-GRAHAM = {
-    "t1": (30,),
-    **dict.fromkeys(("t2", "t3", "t4"), (20,)),
-    "t9": (90, "t1"),
-    **{f"t{number}": (40, "t4") for number in (5, 6, 7, 8)},
+#: The calls as they are served, one after the other, and when each workflow ends.
+SCHEDULES = {
+    "fcfs": ("0a 1a 2a 0b 1b 2b 2c 2d", (11, 12, 18)),
+    "program_fcfs": ("0a 0b 1a 1b 2a 2b 2c 2d", (8, 10, 18)),
+    # 0b is in queue 3 (5 s), as is 2d (7 s), which comes later; by its path, 2d is in queue 2 (3 s).
+    "plas": ("0a 1a 2a 1b 2b 2c 0b 2d", (17, 9, 18)),
+    "atlas": ("0a 1a 2a 1b 2b 2c 2d 0b", (18, 9, 15)),
+    # Work left: 1a 2, 0b 3, 2a 8.
+    "srpt_oracle": ("0a 1a 1b 0b 2a 2b 2c 2d", (10, 7, 18)),
+    # Paths: 2a 6, 2b 4, 0b 3, 1a and 2c 2, 1b and 2d 1.
+    "critical_path_oracle": ("0a 2a 2b 0b 1a 2c 1b 2d", (14, 17, 18)),
+    # Depths: 2a 3, 1a and 2c 2, all others 1.
+    "topo_depth_oracle": ("0a 2a 1a 2c 0b 2b 1b 2d", (12, 17, 18)),
+    # Costs: short 5, fork 27, long 33; all arrive at virtual time 0.
+    "justitia_oracle": ("0a 1a 1b 2a 2b 2c 2d 0b", (18, 7, 15)),
+    # Latest starts: 2a 52.5, 2b and 2c 54.5, 0b 57, 1a 58.5, 1b and 2d 59.5.
+    "edf_oracle": ("0a 2a 2b 2c 0b 1a 2d 1b", (15, 18, 17)),
+    # A has 12 when 0b is sent, 16 when 1b is; B 6 when 2b and 2c are, 20 when 2d is.
+    "fair": ("0a 1a 2a 2b 2c 0b 1b 2d", (16, 17, 18)),
 }
 
 
-def test_more_slots_shorter_calls_or_fewer_edges_can_make_a_workflow_slower():
-    """Anomalies of list scheduling (Graham 1966, 1969): the first come is not the most urgent."""
-    assert latency_s(graph(**GRAHAM), "async", slots(3)) == 120
-    assert latency_s(graph(**GRAHAM), "async", slots(4)) == 150
-    shorter = {name: (amount - 9 if name == "t1" else amount - 10, *on) for name, (amount, *on) in GRAHAM.items()}
-    assert latency_s(graph(**shorter), "async", slots(3)) == 130
-    assert latency_s(graph(**GRAHAM | {"t5": (40,), "t6": (40,)}), "async", slots(3)) == 130
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_on_an_engine_with_one_place_calls_are_served_in_that_order(name):
+    served, ends = SCHEDULES[name]
+    result = serve(crowd(), parse_policy(name), profile(roomy(max_num_seqs=1), ONE_SECOND), [0.0, 0.5, 0.5])
+    calls = sorted(result.records, key=lambda record: record.scheduled_s)
+    assert " ".join(f"{call.session}{call.call_id}" for call in calls) == served
+    assert tuple(session.finished_s for session in result.sessions) == ends
 
 
-def test_a_barrier_can_be_faster_where_slots_bind():
-    """It lets the long call ask together with the short ones, which otherwise came a little earlier."""
-    workflow = graph(**GRAHAM)
-    assert latency_s(workflow, "level_barrier", slots(4)) == 120 < latency_s(workflow, "async", slots(4))
-
-
-@settings(max_examples=100, deadline=None)
-@given(workflows())
-def test_without_interference_async_is_the_longest_path_and_a_barrier_that_of_its_levels(drawn):
-    """Slots for all, steps that take the same whatever is in them, and tools that end when a step does."""
-    whole = {tool: max(1, round(seconds or 0)) for tool, seconds in drawn.tape.tool_s.items()}
-    workflow = replace(drawn, tape=replace(drawn.tape, tool_s=whole))
-    durations = workflow.tape.output_tokens | whole
-    end, level, longest = {}, {}, {}
-    for node in workflow.nodes:
-        parents = workflow.parents[node.id]
-        end[node.id] = durations[node.id] + max((end[parent] for parent in parents), default=0)
-        level[node.id] = 1 + max((level[parent] for parent in parents), default=0)
-        longest[level[node.id]] = max(durations[node.id], longest.get(level[node.id], 0))
-    sequential_s, barrier_s, async_s = (
-        latency_s(workflow, policy, slots(256)) for policy in ("sequential", "level_barrier", "async")
-    )
-    assert sequential_s == sum(durations.values())
-    assert barrier_s == sum(longest.values())
-    assert async_s == max(end.values()) <= barrier_s <= sequential_s
-    event(f"a barrier costs something: {barrier_s > async_s}")
-
-
-def test_a_barrier_can_be_faster_although_there_are_slots_for_all():
-    # A call that comes during a step waits for its end.
-    late = graph(tool_a=(0.5,), tool_b=(0.6,), a=(1, "tool_a"), b=(1, "tool_b"))
-    assert latency_s(late, "level_barrier", slots(256)) == pytest.approx(1.6)
-    assert latency_s(late, "async", slots(256)) == pytest.approx(2.5)
-    # A call that nobody waits for slows down one that a long tool waits for: n rows take n seconds.
-    aside = graph(urgent=(10,), a=(1,), aside=(50, "a"), tool=(100, "urgent"))
-    rows = slots(256, A_SECOND_A_ROW)
-    assert latency_s(aside, "level_barrier", rows) == pytest.approx(2 + 9 + 100, abs=1e-3)
-    assert latency_s(aside, "async", rows) == pytest.approx(2 + 9 * 2 + 100, abs=1e-3)
-
-
-@pytest.mark.parametrize("name", shipped())
-def test_so_it_is_on_a_real_engine(name):
-    aside = graph(urgent=(200,), a=(1,), aside=(2000, "a"), tool=(60, "urgent"))
-    assert latency_s(aside, "level_barrier", load_profile(name)) < latency_s(aside, "async", load_profile(name))
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("plas:levels=0", "levels=0; give 1 or more"),
+        ("atlas:quantum_s=0", "policy atlas: quantum_s=0; give seconds"),
+        ("plas:quantum_s=inf", "quantum_s=inf; give seconds"),
+        ("plas:beta=-1", "beta=-1; give more than 0"),
+        ("plas:beta=nan", "beta=nan; give more than 0"),
+        ("edf_mean:deadline_s=inf", "deadline_s=inf; give seconds"),
+        ("srpt_noisy:error=2", "error=2; give 0 to 1"),
+        ("srpt_mean:error=0.5", "no parameter 'error'"),
+        ("srpt", "did you mean 'srpt_"),
+    ],
+)
+def test_a_parameter_that_makes_no_sense_is_named_with_a_mend(text, mend):
+    with pytest.raises(PolicyError, match=mend):
+        parse_policy(text)
