@@ -4,6 +4,8 @@ INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m
 MAST ?= ../shared/mast
 # Two files of tests at a time; tests/conftest.py says which never run beside each other.
 PARALLEL := -n 2 --dist loadfile
+# They share one vLLM, and what they measure nothing may disturb.
+TIMED := $(patsubst %,tests/vllm/test_%.py,calibrate_live replay tools_live)
 
 .PHONY: demo test test-vllm live-demo validate-cpu lint bench corpus clean
 
@@ -12,13 +14,13 @@ demo: .venv/ready
 	.venv/bin/workspan demo -o demo
 
 test: .venv/ready
-	$(PY) -m pytest $(PARALLEL)
+	$(PY) -m pytest $(PARALLEL) --ignore tests/vllm
 
 # The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
 test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
 	./setup_vllm.sh --cpu --install
-	$(PY) -m pytest $(PARALLEL) -rP tests/vllm --ignore tests/vllm/test_calibrate_live.py
-	$(PY) -m pytest -rP tests/vllm/test_calibrate_live.py  # times steps of a server: by itself
+	$(PY) -m pytest -s $(TIMED)
+	$(PY) -m pytest $(PARALLEL) -rP tests/vllm $(TIMED:%=--ignore %)
 
 # A real vLLM on the CPU: ten recorded workflows under two policies, and what the simulator predicts beside them.
 live-demo: .venv/ready

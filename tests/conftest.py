@@ -6,12 +6,8 @@ import pytest
 # Started in the background, we would ignore Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Files that one process takes, one after the other: what is timed is not disturbed, and one vLLM is shared.
-TOGETHER = {
-    **dict.fromkeys(("test_from_server", "test_validate"), "real time"),
-    **dict.fromkeys(("test_client", "test_compare", "test_draws", "test_fake", "test_measure"), "real time"),
-    **dict.fromkeys(("test_replay", "test_tools_live"), "vLLM"),
-}
+#: Files whose tests take real time: they run one after the other, so that none disturbs another.
+REAL_TIME = {f"test_{name}" for name in ["client", "compare", "draws", "fake", "from_server", "measure", "validate"]}
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -36,12 +32,12 @@ def _folder(name):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """As ``--dist loadfile``, but for the files that stay together."""
+    """That of ``--dist loadfile``, for which the files that take real time are one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduler(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return TOGETHER.get(Path(file).stem, file)
+            return "real time" if Path(file).stem in REAL_TIME else file
 
     return Scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
