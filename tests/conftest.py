@@ -6,9 +6,6 @@ import pytest
 # Started in the background, we would ignore Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Files whose tests take real time: they run one after the other, so that none disturbs another.
-REAL_TIME = {f"test_{name}" for name in ["client", "compare", "draws", "fake", "from_server", "measure", "validate"]}
-
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -28,16 +25,3 @@ def _folder(name):
     if not (SHARED / name).is_dir():
         pytest.skip(f"no folder {name} beside the checkout (../shared/{name})")
     return SHARED / name
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    """That of ``--dist loadfile``, for which the files that take real time are one."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class Scheduler(LoadFileScheduling):
-        def _split_scope(self, nodeid):
-            file = super()._split_scope(nodeid)
-            return "real time" if Path(file).stem in REAL_TIME else file
-
-    return Scheduler(config, log) if config.getvalue("dist") == "loadfile" else None
