@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sim.errors import RunError, nearest
+from sim.errors import PolicyError
 from sim.load import generator
 from sim.metrics import ratio
 from sim.workflow import Call, Workflow
@@ -100,9 +100,6 @@ class LabelDetector:
     def _after(self, calls: int) -> int:
         return max(1, min(calls - 1, math.ceil(self.at * calls - _ROUNDING)))
 
-    def __str__(self) -> str:
-        return f"labels:precision={self.precision:g},recall={self.recall:g},at={self.at:g}"
-
 
 @dataclass(frozen=True)
 class RepetitionDetector:
@@ -123,32 +120,6 @@ class RepetitionDetector:
     def watch(self, session: int, workflow: Workflow) -> Watch:
         """A new watch over a session that starts now."""
         return _Repetition(self.times)
-
-    def __str__(self) -> str:
-        return f"repetition:times={self.times}"
-
-
-_KINDS: Mapping[str, type[LabelDetector] | type[RepetitionDetector]] = {
-    "labels": LabelDetector,
-    "repetition": RepetitionDetector,
-}
-
-
-def parse_detector(text: str) -> Detector:
-    """``labels:precision=P,recall=R[,at=A]`` or ``repetition[:times=N]``. Raises RunError."""
-    name, _, rest = text.partition(":")
-    if name not in _KINDS:
-        raise RunError(f"no detector {name!r}{nearest(name, _KINDS)}")
-    kind: Callable[..., Detector] = _KINDS[name]
-    fields = {field.name: field for field in dataclasses.fields(_KINDS[name])}
-    pairs = [item.partition("=")[::2] for item in rest.split(",") if rest]
-    given = {key: _parameter(text, key, value, fields) for key, value in pairs}
-    if len(given) < len(pairs):
-        raise RunError(f"detector {text}: a parameter occurs twice; give each once")
-    for field in fields.values():
-        if field.name not in given and field.default is dataclasses.MISSING:
-            raise RunError(f"detector {text}: no {field.name}; give {name}:precision=P,recall=R")
-    return kind(**given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,15 +199,6 @@ class _Repetition:
         return self._warns
 
 
-def _parameter(text: str, name: str, value: str, known: Mapping[str, Any]) -> float:
-    if name not in known:
-        raise RunError(f"detector {text}: no parameter {name!r}{nearest(name, known)}")
-    try:
-        return int(value) if name == "times" else float(value)
-    except ValueError as error:
-        raise RunError(f"detector {text}: {name}={value!r} is not a{' whole' * (name == 'times')} number") from error
-
-
 def _require(holds: bool, name: str, value: float, mend: str) -> None:
     if not holds:
-        raise RunError(f"detector: {name}={value:g}; give {mend}")
+        raise PolicyError(f"detector: {name}={value:g}; give {mend}")

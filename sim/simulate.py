@@ -115,7 +115,9 @@ class _Driver:
         ends = (session.finished_s for session in sessions if session.finished_s is not None)
         makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
         engine = reduce(operator.add, (server.stats for server in self._servers))
-        return RunResult(tuple(chain(*records.values())), tuple(sessions), engine, makespan, self._extras, len(self._servers))
+        return RunResult(
+            tuple(chain(*records.values())), tuple(sessions), engine, makespan, self._extras, len(self._servers)
+        )
 
     def _arrivals(self, instants: Iterable[float]) -> Events:
         for session, instant in zip(self._to_come, instants, strict=False):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -140,7 +141,8 @@ def parse_policy(text: str) -> Policy:
 
     Raises PolicyError with the nearest name.
     """
-    return Policy(tuple(map(_parse_rule, text.split("+"))))
+    # The + of 1e+16 joins nothing; no name begins with a digit.
+    return Policy(tuple(map(_parse_rule, re.split(r"\+(?!\d)", text))))
 
 
 def _parse_rule(text: str) -> Rule:
@@ -155,7 +157,10 @@ def _parse_rule(text: str) -> Rule:
     parameters = [_parameter(text, entry, item) for item in rest.split(",") if rest]
     if len(dict(parameters)) < len(parameters):
         raise PolicyError(f"policy {text}: a parameter occurs twice; give each once")
-    rule = entry.rule(**entry.given, **dict(parameters))
+    try:
+        rule = entry.rule(**entry.given, **dict(parameters))
+    except TypeError as error:  # a rule of the user's own that lacks a method, or a parameter
+        raise PolicyError(f"policy {text}: {error}") from error
     if isinstance(rule, Informed) and not 0 <= rule.error <= 1:
         raise PolicyError(f"policy {text}: error={rule.error:g}; give 0 to 1")
     return rule
@@ -167,16 +172,20 @@ def _own(module: str, attribute: str) -> Entry:
         sys.path.append(str(Path.cwd()))  # the last: it hides nothing that is installed
     where = f"policy {module}:{attribute}"
     try:
-        found = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise PolicyError(f"no policy {module!r}{nearest(module, policies())} ({error})") from error
-    except AttributeError as error:
-        raise PolicyError(f"{where}: {error}; define it there, or give another name") from error
+        there = import_module(module)
     except Exception as error:  # importing runs what the user wrote
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise PolicyError(f"no policy {module!r}{nearest(module, policies())} ({error})") from error
         raise PolicyError(f"{where}: {module} cannot be imported ({type(error).__name__}: {error})") from error
+    if not hasattr(there, attribute):
+        raise PolicyError(f"{where}: {module} has no {attribute!r}; define it there, or give another name")
+    found = getattr(there, attribute)
     rule = found if isinstance(found, type) else type(found)
-    if not issubclass(rule, KINDS) or not dataclasses.is_dataclass(rule):
+    if not issubclass(rule, KINDS) or "__dataclass_params__" not in vars(rule):
         raise PolicyError(f"{where}: no frozen dataclass of a kind in sim.rules; see docs/policies.md")
+    name = str(getattr(rule, "name", ""))
+    if name in policies() or not name.isidentifier():
+        raise PolicyError(f"{where}: the rule's name is {name!r}; give it one of its own: name = 'mine'")
     given = {} if found is rule else {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     return Entry(rule, given)
 
