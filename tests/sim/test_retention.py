@@ -114,21 +114,24 @@ tiers = st.sampled_from([None, None, CpuTier(3, 0.25), CpuTier(30, 0.0), CpuTier
 def chats(draw):
     """Sessions that come while others run, think for a while and go on."""
     sessions = []
-    for number in range(draw(st.integers(1, 5))):
+    for number in range(draw(st.integers(1, 6))):
         turn = st.tuples(st.integers(1, 40), st.integers(1, 60), seconds)
-        turns = draw(st.lists(turn, min_size=1, max_size=4))
+        turns = draw(st.lists(turn, min_size=2, max_size=4))
         gone = draw(st.none() | st.none() | st.tuples(st.integers(0, 3), seconds))
         sessions.append((number, draw(seconds), draw(st.sampled_from([0, 16, 30])), turns, gone))
     return sessions
 
 
 #: Every step another length, so that nothing comes within rounding of the end of one; or a second.
-engines = profiles(min_blocks=12).map(
+caching = profiles(min_blocks=12).map(
+    lambda drawn: drawn.model_copy(update={"engine": drawn.engine.model_copy(update={"enable_prefix_caching": True})})
+)
+engines = caching.map(
     lambda drawn: drawn.with_coefficients({"kv_token_s": drawn.step_time.kv_token_s + 2**0.5 * 1e-6})
-) | profiles(min_blocks=12).map(lambda drawn: profile(drawn.engine, ONE_SECOND))
+) | caching.map(lambda drawn: profile(drawn.engine, ONE_SECOND))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(chats(), engines, retentions, tiers, st.lists(seconds, max_size=4))
 def test_8_macro_steps_change_nothing_with_pins_next_uses_a_tier_aborts_and_observers(chats, engine, kept, tier, looks):
     macro, step = (
