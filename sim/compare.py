@@ -9,34 +9,50 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sim.bounds import Bound, span_s
+from sim.bounds import Bound
+from sim.ceilings import Ceilings, capacity_rate, no_queue_s, saturation
 from sim.choices import DEFAULT, Choices
 from sim.comparison import Comparison, latencies
 from sim.errors import PolicyError, RunError
+from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
-from sim.load import Alone, Load
-from sim.policies import Policy, parse_policy
-from sim.policies.sequential import Sequential
+from sim.load import Alone, Load, SessionRate
+from sim.metrics import ratio
+from sim.policies import SEQUENTIAL, Policy, parse_policy
 from sim.record import RunResult
 from sim.simulate import simulate
 from sim.trust import Trust, around, drawn_profiles, half_width, kind, profile_title
 from sim.workflow import Workflow
 
+#: Workflows, enough to tell at which rate an engine is saturated.
+_SAMPLE = 200
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted(Comparison):
-    """A comparison on the simulated engine of a profile.
+    """A comparison on simulated engines.
 
     ``drawn``: for each draw of the profile's coefficients, policy -> workflow id -> latency.
     """
 
-    profile: Profile
+    fleet: Fleet
     drawn: Sequence[Mapping[str, Mapping[str, float]]] = ()
 
     @property
+    def profile(self) -> Profile:
+        """The engine that serves whoever is not named."""
+        return self.fleet.pools[0].profile
+
+    @property
+    def clock(self) -> Profile:
+        """The engine's profile."""
+        return self.profile
+
+    @property
     def engine(self) -> str:
-        """The profile, marked where nobody measured it."""
-        return f"profile {profile_title(self.profile)}"
+        """The profiles, marked where nobody measured them."""
+        pools = (f"{profile_title(pool.profile)}{_times(pool.replicas)}" for pool in self.fleet.pools)
+        return f"profile {' + '.join(pools)}"
 
     def engine_facts(self) -> dict[str, Any]:
         """The profile, its digest and settings, and how far it is to be trusted here."""
@@ -46,6 +62,7 @@ class Predicted(Comparison):
             "profile_kind": kind(self.profile),
             "profile_digest": self.profile.digest,
             "engine_settings": self.profile.engine.model_dump(),
+            "fleet": self.fleet.to_json(),
             "calls_outside_the_measured_range": self.extrapolated(),
             "trust": {name: self.trust.to_json(name) for name in self.runs},
             "draws": len(self.drawn),
@@ -56,6 +73,32 @@ class Predicted(Comparison):
         """What the numbers rest on."""
         calls = sum(len(workflow.calls) for workflow in self.workflows)
         return Trust(self.profile, self.extrapolated(), calls, {name: run.engine for name, run in self.runs.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """With the limits that no order of the calls can beat, where workflows share the engines."""
+        found = super().to_json()
+        return {**found, "ceilings": self.ceilings.to_json()} if self.ceilings else found
+
+    @cached_property
+    def ceilings(self) -> Ceilings | None:
+        """What binds under this load; None for workflows that run alone, and for pools of different engines.
+
+        Rates are those of one replica times their number, from a sample of the workflows.
+        """
+        if isinstance(self.load, Alone) or len(self.fleet.pools) > 1:
+            return None
+        replicas = len(self.fleet.replicas)
+        sample = self.workflows[:: -(-len(self.workflows) // _SAMPLE)]
+        ended = latencies(self.runs[self.baseline])
+        least = no_queue_s(self.workflows, self.profile)
+        bounds = self.bounds.values()
+        return Ceilings(
+            work_span=ratio(sum(bound.work_s for bound in bounds), sum(bound.span_s for bound in bounds)),
+            no_queue=ratio(sum(ended.values()), sum(least[one] for one in ended)),
+            offered_rate=self.load.per_s if isinstance(self.load, SessionRate) else None,
+            saturation_rate=replicas * saturation(sample, self.profile, self.seed),
+            capacity_rate=replicas * capacity_rate(sample, self.profile),
+        )
 
     def limits(self) -> list[str]:
         """What is beyond what was measured, how wrong the profile was, and what an interval covers."""
@@ -75,16 +118,17 @@ class Predicted(Comparison):
 
     @cached_property
     def _long_calls(self) -> Counter[str]:
-        longest = self.profile.measured.request_tokens
         return Counter(
             workflow.framework
             for workflow in self.workflows
             for call in workflow.calls
-            if workflow.num_tokens(call) > longest
+            if workflow.num_tokens(call) > self.fleet.profile(call.agent).measured.request_tokens
         )
 
     def _policy(self, name: str) -> dict[str, Any]:
-        return {**super()._policy(name), "trust": self.trust.to_json(name)}
+        run, usd_per_s = self.runs[name], self.fleet.usd_per_s()
+        cost = {} if usd_per_s is None else {"cost_usd": usd_per_s * run.makespan_s}
+        return {**super()._policy(name), **cost, "trust": self.trust.to_json(name)}
 
     def gain(self, name: str, framework: str | None = None) -> dict[str, Any]:
         """With an interval that covers the profile's uncertainty too, both parts of it, and the mark of law 11."""
@@ -113,7 +157,8 @@ class Predicted(Comparison):
         """Whether calls or steps on which the speed-up depends are beyond what was measured, or nothing was."""
         alone = isinstance(self.load, Alone)
         steps = any(self.runs[one].engine.outside_s for one in (self.baseline, name))
-        return bool(self.profile.derived) or steps or self.extrapolated(framework if alone else None) > 0
+        derived = any(pool.profile.derived for pool in self.fleet.pools)
+        return derived or steps or self.extrapolated(framework if alone else None) > 0
 
 
 def line_up(names: Sequence[str], baseline: str | None) -> tuple[dict[str, Policy], str]:
@@ -124,7 +169,7 @@ def line_up(names: Sequence[str], baseline: str | None) -> tuple[dict[str, Polic
     policies = {name: parse_policy(name) for name in names}
     if len(policies) < len(names) or len(set(policies.values())) < len(policies):
         raise PolicyError(f"policies {', '.join(names)}: the same one twice; name each once")
-    wanted = parse_policy(baseline) if baseline is not None else Sequential()
+    wanted = parse_policy(baseline) if baseline is not None else SEQUENTIAL
     named = next((name for name, policy in policies.items() if policy == wanted), None)
     if named is None and baseline is not None:
         return {baseline: wanted, **policies}, baseline
@@ -135,7 +180,7 @@ def compare(
     workflows: Sequence[Workflow],
     policies: Mapping[str, Policy],
     baseline: str,
-    profile: Profile,
+    engine: Profile | Fleet,
     load: Load,
     seed: int,
     choices: Choices = DEFAULT,
@@ -150,19 +195,18 @@ def compare(
     Raises RunError where no workflow can finish on the engine, or the profile has not so many draws; BoundError where
     a result cannot be true.
     """
-    _check_fit(workflows, profile)
-    possible = drawn_profiles(profile, draws)
-    runs = {name: simulate(workflows, policy, profile, load, seed) for name, policy in policies.items()}
+    fleet = fleet_of(engine)
+    _check_fit(workflows, fleet)
+    possible = _drawn(fleet, draws)
+    runs = {name: simulate(workflows, policy, fleet, load, seed) for name, policy in policies.items()}
     if bounds is None:
-        done = (runs[name] for name, policy in policies.items() if isinstance(load, Alone) and policy == Sequential())
-        bounds = _bounds(
-            workflows, profile, next(done, None) or simulate(workflows, Sequential(), profile, Alone(), seed)
-        )
+        done = (runs[name] for name, policy in policies.items() if isinstance(load, Alone) and policy == SEQUENTIAL)
+        bounds = _bounds(workflows, fleet, next(done, None) or simulate(workflows, SEQUENTIAL, fleet, Alone(), seed))
     comparison = Predicted(
         workflows=workflows,
         policies=policies,
         baseline=baseline,
-        profile=profile,
+        fleet=fleet,
         load=load,
         seed=seed,
         runs=runs,
@@ -177,19 +221,37 @@ def compare(
     return comparison
 
 
-def _bounds(workflows: Sequence[Workflow], profile: Profile, alone: RunResult) -> dict[str, Bound]:
+def _drawn(fleet: Fleet, number: int) -> list[Fleet]:
+    """The fleet with each of so many draws of its profiles; a further profile without draws stays as it is."""
+    drawn = [
+        drawn_profiles(pool.profile, number) if pool.profile.draws or not index else [pool.profile] * number
+        for index, pool in enumerate(fleet.pools)
+    ]
+    return [fleet.with_profiles(profiles) for profiles in zip(*drawn, strict=True)]
+
+
+def _bounds(workflows: Sequence[Workflow], fleet: Fleet, alone: RunResult) -> dict[str, Bound]:
     """Work and span of the workflows that finish; ``alone``: each by itself, one node at a time."""
     works = latencies(alone)
     found = (workflow for workflow in workflows if workflow.id in works)
-    return {workflow.id: Bound(works[workflow.id], span_s(workflow, profile)) for workflow in found}
+    return {workflow.id: Bound(works[workflow.id], workflow.span(fleet.least_times_s(workflow))) for workflow in found}
 
 
-def _check_fit(workflows: Sequence[Workflow], profile: Profile) -> None:
+def _times(replicas: int) -> str:
+    return f" x {replicas}" if replicas > 1 else ""
+
+
+def _check_fit(workflows: Sequence[Workflow], fleet: Fleet) -> None:
     """Raise RunError if every workflow has a call that can never run; where only some do, those calls fail."""
-    longest = (max(map(workflow.num_tokens, workflow.calls)) for workflow in workflows)
-    reasons = [profile.engine.refusal(num_tokens) for num_tokens in longest]
+    reasons = [_refusal(workflow, fleet) for workflow in workflows]
     if all(reasons):
         raise RunError(
-            f"profile {profile.name}: no workflow can finish on this engine; {workflows[0].id}, longest call: "
-            f"{reasons[0]}; take a larger engine, or shorter traces"
+            f"profile {fleet.pools[0].profile.name}: no workflow can finish on this engine; {workflows[0].id}, longest"
+            f" call: {reasons[0]}; take a larger engine, or shorter traces"
         )
+
+
+def _refusal(workflow: Workflow, fleet: Fleet) -> str:
+    longest = sorted(workflow.calls, key=workflow.num_tokens, reverse=True)
+    reasons = (fleet.profile(call.agent).engine.refusal(workflow.num_tokens(call)) for call in longest)
+    return next(filter(None, reasons), "")

@@ -14,13 +14,15 @@ from sim import __version__
 from sim.bounds import Bound
 from sim.choices import DEFAULT, Choices, unknown_tokens
 from sim.errors import BoundError
+from sim.failure_cost import Aborts, summary_of_aborts
+from sim.latency import Profile
 from sim.load import Alone, Load, generator
 from sim.metrics import speedup, summary
-from sim.policies import Policy
-from sim.policies.sequential import Sequential
+from sim.policies import SEQUENTIAL, Policy
 from sim.record import RunResult
+from sim.rules import Verdict
 from sim.traces import jsonl
-from sim.workflow import COPY, Workflow
+from sim.workflow import Workflow, origin_of
 
 #: Speed-up and bound are sums of the same floats in other orders; more than this is no rounding.
 _ROUNDING = 1e-9
@@ -105,9 +107,9 @@ class Comparison(ABC):
 
     def check_bound(self) -> None:
         """Law: alone on the server, no workflow gains more over `sequential` than work / span."""
-        if not isinstance(self.load, Alone) or self.policies[self.baseline] != Sequential():
+        if not isinstance(self.load, Alone) or self.policies[self.baseline] != SEQUENTIAL:
             return
-        for name in self.runs:
+        for name in (name for name, policy in self.policies.items() if policy.is_bounded):
             for workflow, (base, other) in self.pairs(name).items():
                 bound = self.bounds[workflow].speedup
                 if base / other > bound * (1 + _ROUNDING):
@@ -117,12 +119,24 @@ class Comparison(ABC):
                     )
 
     def _policy(self, name: str) -> dict[str, Any]:
+        aborts = self.aborts(name)
         return {
             "policy": str(self.policies[name]),
             **self.gain(name),
             **summary(self.runs[name]),
+            **({"aborts": aborts.to_json()} if aborts else {}),
             "by_framework": {framework: self.gain(name, framework) for framework in self.frameworks()},
         }
+
+    def aborts(self, name: str) -> Aborts | None:
+        """What a policy that stops workflows has stopped; None for one that does not."""
+        verdict = self.policies[name].rule(Verdict)
+        return summary_of_aborts(self.runs[name], self.workflows, self.clock) if verdict and verdict.aborts else None
+
+    @property
+    def clock(self) -> Profile | None:
+        """The profile that tells how long a call takes alone, where there is one."""
+        return None
 
     def gain(self, name: str, framework: str | None = None) -> dict[str, Any]:
         """Speed-up over the baseline with its interval, and the bound: pooled work / pooled span."""
@@ -132,7 +146,8 @@ class Comparison(ABC):
         ratio, interval = self.speedup(name, pairs)
         bounds = [self.bounds[workflow] for workflow in pairs if workflow in self.bounds]
         # Work / span bounds what is gained over one node at a time, and nothing else.
-        bounded = self.policies[self.baseline] == Sequential() and len(bounds) == len(pairs)
+        bounded = self.policies[self.baseline] == SEQUENTIAL and self.policies[name].is_bounded
+        bounded = bounded and len(bounds) == len(pairs)
         return {
             "speedup": ratio,
             "speedup_ci95": interval,
@@ -142,7 +157,7 @@ class Comparison(ABC):
 
     def speedup(self, name: str, pairs: Mapping[str, tuple[float, float]]) -> tuple[float, tuple[float, float] | None]:
         """Ratio of mean latencies over these workflows' pairs, and its 95 % interval where there is one."""
-        base, other = zip(*_by_origin(pairs), strict=True)
+        base, other = zip(*by_origin(pairs), strict=True)
         return speedup(base, other, generator(self.seed, "bootstrap over workflows"))
 
 
@@ -164,12 +179,7 @@ def unknown_tools(workflows: Sequence[Workflow]) -> int:
     return sum(seconds is None for workflow in workflows for seconds in workflow.tape.tool_s.values())
 
 
-def origin_of(workflow_id: str) -> str:
-    """The id of the workflow that a resampled one is a copy of, or its own."""
-    return workflow_id.partition(COPY)[0]
-
-
-def _by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
+def by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:
     """Latencies under both policies, summed over the copies of one workflow, which are not independent."""
     sums: dict[str, tuple[float, float]] = {}
     for workflow, (base, other) in pairs.items():

@@ -87,7 +87,7 @@ class SimulatedServer:
         self._inbox: list[Request] = []
         self._aborted: list[Request] = []
         self._changes: list[Callable[[], None]] = []
-        self._observers: list[Callable[[Signals], None]] = []
+        self._observers: list[Callable[[Signals], object]] = []
         self._last_input_s = -profile.overheads.input_gap_s
         self._wake = env.event()
         self._can_be_cut = False
@@ -139,7 +139,7 @@ class SimulatedServer:
         self._aborted.append(sent.request)
         self._cut_short()
 
-    def observe(self, tell: Callable[[Signals], None]) -> None:
+    def observe(self, tell: Callable[[Signals], object]) -> None:
         """Tell once how things stand when the step under way has ended; at once where there is none.
 
         "At once" is an event of no delay. One that is asked for while it is told is told of the next step.

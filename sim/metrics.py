@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from sim.record import Record, RunResult
+from sim.record import Extras, Record, RunResult
 
 Distribution = dict[str, float | None]
 
@@ -32,16 +33,22 @@ def summary(result: RunResult) -> dict[str, Any]:
         "steps": engine.num_steps,
         "mean_batch_size": ratio(engine.num_rows, engine.num_steps),
         "parallelism": ratio(sum(session.busy_s for session in sessions), sum(latency)),
-        "gpu_busy_share": ratio(engine.busy_s, makespan),
+        "gpu_busy_share": ratio(engine.busy_s, makespan * result.replicas),
         "prefix_cache_hit_share": ratio(
             sum(record.num_cached_tokens for record in records if record.num_cached_tokens is not None),
             sum(record.num_prompt_tokens for record in records if record.num_cached_tokens is not None),
         ),
         "preemptions": engine.num_preemptions,
+        **extras(result.extras),
         "sessions": count(session.status for session in result.sessions),
         "calls": count(record.status for record in result.records),
         "failures": count(record.reason for record in result.records if record.reason),
     }
+
+
+def extras(found: Extras) -> dict[str, Any]:
+    """What the policy did beyond the recorded work, if anything."""
+    return {"extras": asdict(found)} if found != Extras() else {}
 
 
 def ttft_s(record: Record) -> float:

@@ -51,6 +51,37 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
     return ax
 
 
+def regime_map(ax: Axes, cells: Sequence[Sequence[Any]], loads: Sequence[str], kv: Sequence[str]) -> Axes:
+    """Best speed-up by load (columns) and KV capacity (rows, `sim.regime_map.Cell`), its policy written in the cell.
+
+    Hatched: no policy is better by more than noise. A cell with a frame of dashes is saturated: more is offered than
+    the server sustains.
+    """
+    from matplotlib.patches import Rectangle
+
+    best = [[cell.best.speedup if cell.best else 1.0 for cell in row] for row in cells]
+    largest = max(1.25, max(map(max, best)))
+    ax.imshow(best, cmap="YlGnBu", vmin=1.0, vmax=largest, aspect="auto")
+    for row, column in ((row, column) for row in range(len(cells)) for column in range(len(cells[row]))):
+        cell, place = cells[row][column], (column - 0.5, row - 0.5)
+        real = bool(cell.best and cell.best.is_real)
+        if not real:
+            ax.add_patch(Rectangle(place, 1, 1, fill=False, hatch="///", edgecolor="0.6", linewidth=0))
+        if cell.saturated:
+            inner = (place[0] + 0.04, place[1] + 0.04)
+            ax.add_patch(Rectangle(inner, 0.92, 0.92, fill=False, edgecolor=_DARK, linewidth=0.8, linestyle="--"))
+        gain = f"{cell.best.speedup:.2f}x" if cell.best else "none\nfinished"
+        text = f"{gain}\n{cell.best.policy}" if cell.best and real else gain
+        dark = real and best[row][column] > 1 + 0.6 * (largest - 1)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8} if not real else None
+        ax.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black", bbox=box)
+    ax.set_xticks(range(len(loads)), loads)
+    ax.set_yticks(range(len(kv)), kv)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
 def literal(text: str) -> str:
     """Text in which a dollar is a dollar: between two of them matplotlib reads TeX."""
     return text.replace("$", r"\$")

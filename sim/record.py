@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 N = TypeVar("N", int, float)
 
-Status = Literal["finished", "failed", "unfinished"]
+Status = Literal["finished", "failed", "aborted", "unfinished"]
 
 
 class Record(NamedTuple):
@@ -78,13 +78,32 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Extras:
+    """What a policy does beyond the recorded work: prefills ahead of a call, and tools started on a guess.
+
+    ``ahead_tokens`` are those that were not in the cache. A tool guessed wrong ran for ``wasted_tool_s`` in vain.
+    """
+
+    ahead_calls: int = 0
+    ahead_tokens: int = 0
+    guessed_tools: int = 0
+    wasted_tools: int = 0
+    wasted_tool_s: float = 0.0
+
+    def __add__(self, other: Extras) -> Extras:
+        return Extras(*(getattr(self, name) + getattr(other, name) for name in Extras.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
-    """Everything that happened in one run, and how long it took from first arrival to last end."""
+    """Everything that happened in one run, how long it took from first arrival to last end, and on how many engines."""
 
     records: tuple[Record, ...]
     sessions: tuple[SessionRecord, ...]
     engine: EngineStats
     makespan_s: float
+    extras: Extras = Extras()
+    replicas: int = 1
 
 
 def joined(parts: Sequence[RunResult]) -> RunResult:
@@ -94,6 +113,8 @@ def joined(parts: Sequence[RunResult]) -> RunResult:
         tuple(session for part in parts for session in part.sessions),
         reduce(operator.add, (part.engine for part in parts)) if parts else EngineStats(),
         sum(part.makespan_s for part in parts),
+        reduce(operator.add, (part.extras for part in parts), Extras()),
+        max((part.replicas for part in parts), default=1),
     )
 
 

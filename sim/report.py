@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.choices import Choices
-from sim.comparison import Comparison, origin_of, unknown_shares, unknown_tools
+from sim.comparison import Comparison, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
 from sim.tokens import estimated
 from sim.trust import profile_title
-from sim.workflow import CLIENT
+from sim.workflow import CLIENT, origin_of
 
 
 def console() -> Console:
@@ -59,13 +59,15 @@ def print_comparison(comparison: Comparison) -> None:
     table = new_table("", *(_marked(name, policy) for name, policy in policies.items()))
     for name, cell in _ROWS:
         table.add_row(name, *(cell(policy) for policy in policies.values()))
+    if "cost_usd" in policies[comparison.baseline]:
+        table.add_row("cost, $", *(_number(policy["cost_usd"]) for policy in policies.values()))
     table.add_section()
     table.add_row(f"speed-up over {comparison.baseline}", *(_gain(policy) for policy in policies.values()))
     table.add_row(comparison.bound_name, *(_bound(policy) for policy in policies.values()))
     out.print(table)
     if len(comparison.frameworks()) > 1:
         out.print(_by_framework(comparison, policies))
-    for line in _sentences(comparison, policies):
+    for line in _sentences(comparison, result):
         out.print(line)
 
 
@@ -90,8 +92,16 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     return table
 
 
-def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
-    lines = ["", f"{str(comparison.choices).capitalize()}."]
+def _binds(ceilings: dict[str, Any]) -> str:
+    sustained, most = (_number(ceilings[name]) for name in ("saturation_rate", "capacity_rate"))
+    return f"What binds: {ceilings['binds']}. async sustains {sustained} sessions/s, no policy more than {most}."
+
+
+def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
+    policies = result["policies"]
+    lines = [""]
+    lines += [_binds(result["ceilings"])] if "ceilings" in result else []
+    lines.append(f"{str(comparison.choices).capitalize()}.")
     if not isinstance(comparison.load, Alone) and policies[comparison.baseline]["bound"] is not None:
         lines.append("Under load a speed-up can exceed the bound, which holds for a workflow alone on the server.")
     everything = len(comparison.workflows)
@@ -104,6 +114,10 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
+    for name, policy in policies.items():
+        lines += _extras(name, policy.get("extras", {}))
+        aborts = comparison.aborts(name)
+        lines += [f"{name}: {line}" for line in aborts.sentences()] if aborts else []
     originals = len({origin_of(workflow.id) for workflow in comparison.workflows})
     if originals < everything:
         lines.append(f"{everything} workflows are copies of {originals}; an interval counts the copies of one as one.")
@@ -119,6 +133,16 @@ def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
         lines += _much_estimated(comparison)
     if number := estimated(comparison.workflows):
         lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
+    return lines
+
+
+def _extras(name: str, extras: dict[str, Any]) -> list[str]:
+    lines = []
+    if number := extras.get("ahead_calls"):
+        lines.append(f"{name}: {number:,} prefills went ahead of calls and computed {extras['ahead_tokens']:,} tokens.")
+    if number := extras.get("guessed_tools", 0) + extras.get("wasted_tools", 0):
+        wrong, wasted_s = extras["wasted_tools"], extras["wasted_tool_s"]
+        lines.append(f"{name}: {number:,} tools were guessed, {wrong:,} of them wrong: {wasted_s:,.1f} s in vain.")
     return lines
 
 

@@ -53,6 +53,10 @@ class CpuTier:
     num_blocks: int
     load_token_s: float
 
+    def to_json(self) -> dict[str, float]:
+        """The tier as result files name it."""
+        return {"num_blocks": self.num_blocks, "load_token_s": self.load_token_s}
+
 
 class Offloaded:
     """The content of a `CpuTier`: (path, index) of its blocks, the one that came in longest ago first.

@@ -2,95 +2,255 @@
 
 from __future__ import annotations
 
-from bisect import insort
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 
-from sim.policies import Policy, View
-from sim.workflow import Call, Node, Workflow
+from sim.detector import Watch
+from sim.foresight import Foresight
+from sim.policies import Policy
+from sim.policies.async_ import Async
+from sim.policies.round_robin import RoundRobin
+from sim.rules import (
+    Ahead,
+    Dispatch,
+    Gate,
+    Order,
+    Replica,
+    Router,
+    Rule,
+    Served,
+    Speculation,
+    Submission,
+    Verdict,
+    View,
+)
+from sim.session import Session, Start
+from sim.signals import Signals
+from sim.workflow import Call, Tool, Workflow
 
-
-@dataclass(slots=True)
-class _Session:
-    workflow: Workflow
-    waits: dict[str, int]
-    ready: list[int] = field(default_factory=list)
-    calls_in_flight: int = 0
-    tools_in_flight: int = 0
-    left: int = 0
-    failed: bool = False
+#: Behind every key that a rule could give.
+DEMOTED = 10**15
 
 
 class Run:
     """Many workflows under one policy. No clock, no I/O.
 
-    A driver reports `arrive`, `finish` (a call or a tool is done) and `fail`; each answers the nodes of that
-    session to start now, in order. A session is one workflow as load, named by a number of the driver's.
+    A driver reports `arrive`, `finish` (what was started is done), `fail` and, every ``every_s`` seconds while there
+    are workflows, `tick`; each answers what to start now, in order. Times are those of the driver's clock. A session
+    is one workflow as load, named by a number of the driver's.
+
+    ``replicas``: agent -> the replicas that can take its calls. ``tool_limits``: how many runs of a tool there may be
+    at once, over all workflows. ``foresight`` and ``watch``, who warns of a workflow that will fail, belong to
+    the world: the policy sees only what they say.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        replicas: Callable[[str], Sequence[int]] = lambda agent: (0,),
+        tool_limits: Mapping[str, int] | None = None,
+        foresight: Foresight | None = None,
+        watch: Callable[[int, Workflow], Watch] | None = None,
+    ) -> None:
         self._policy = policy
-        self._sessions: dict[int, _Session] = {}
+        self._memory = {rule.name: rule.begin() for rule in (*policy.rules, RoundRobin())}
+        self._dispatch = policy.rule(Dispatch) or Async()
+        self._order, self._gate = policy.rule(Order), policy.rule(Gate)
+        self._router = policy.rule(Router) or RoundRobin()
+        self._ahead, self._speculation = policy.rule(Ahead), policy.rule(Speculation)
+        self._verdict = policy.rule(Verdict)
+        self._listeners = [rule for rule in policy.rules if type(rule).finished is not Rule.finished]
+        self._replicas = replicas
+        self._load: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        self._tool_limits = dict(tool_limits or {})
+        self._tools_running: Counter[str] = Counter()
+        self._tools_waiting: defaultdict[str, deque[Start]] = defaultdict(deque)
+        self._foresight, self._watch = foresight, watch
+        self._sessions: dict[int, Session] = {}
+        self._open: dict[int, Session] = {}
 
-    def arrive(self, session: int, workflow: Workflow) -> list[Node]:
+    @property
+    def every_s(self) -> float | None:
+        """Seconds between two ticks; None where the policy needs none."""
+        return self._gate.every_s if self._gate else None
+
+    def arrive(self, session: int, workflow: Workflow, now_s: float = 0.0) -> list[Start]:
         """A workflow starts."""
         assert session not in self._sessions
-        waits = {node: len(parents) for node, parents in workflow.parents.items()}
-        state = _Session(workflow, waits, left=len(waits))
-        state.ready = [index for index, count in enumerate(waits.values()) if not count]
-        self._sessions[session] = state
-        return self._start(state)
+        state = Session(
+            session,
+            workflow,
+            now_s,
+            self._foresight.of(workflow) if self._foresight else None,
+            self._watch(session, workflow) if self._watch else None,
+        )
+        self._sessions[session] = self._open[session] = state
+        for rule in self._policy.rules:
+            rule.arrived(state.view(), self._memory[rule.name])
+        return self._go_on(state, now_s)
 
-    def finish(self, session: int, node: Node) -> list[Node]:
-        """A call or a tool is done; its children may become ready."""
-        state = self._sessions[session]
-        self._land(state, node)
-        state.left -= 1
-        for child in state.workflow.children[node.id]:
-            state.waits[child] -= 1
-            if state.waits[child] == 0:
-                insort(state.ready, state.workflow.position[child])
-        return self._start(state)
+    def finish(self, start: Start, now_s: float = 0.0, served: Served | None = None) -> list[Start]:
+        """What was started is done; ``served`` says how a call was. Nodes that waited for it may start."""
+        state, node = self._sessions[start.session], start.node
+        released = self._land(start, now_s)
+        if start.purpose == "guess":
+            assert isinstance(node, Tool)
+            if not state.guessed(node):
+                return released
+            state.tools_in_flight -= 1
+        if start.purpose in ("ahead", "waste"):
+            return released
+        if served:
+            state.count(served)
+        if self._ahead and isinstance(node, Call):
+            state.known |= {node.answer_id, *(segment.segment_id for segment in node.prompt)}
+        done = state.done(node)
+        state.note_acting(now_s)
+        for rule in self._listeners:
+            for one in done:
+                how = served if one is node else None
+                rule.finished(one, state.workflow.parents[one.id], how, state.view(), self._memory[rule.name])
+        if state.watch and isinstance(node, Call) and state.watch.finished(node):
+            self._warn(state)
+        return released + self._go_on(state, now_s)
 
-    def fail(self, session: int, node: Node) -> list[Node]:
-        """A call failed: nothing more of its workflow is started, what is under way goes on."""
-        state = self._sessions[session]
-        self._land(state, node)
-        state.failed = True
-        return self._start(state)
+    def fail(self, start: Start, now_s: float = 0.0) -> list[Start]:
+        """What was started failed: nothing more of its workflow is started, what is under way goes on."""
+        state = self._sessions[start.session]
+        released = self._land(start, now_s)
+        if start.purpose == "work":
+            state.failed = True
+        return released + self._go_on(state, now_s)
+
+    def tick(self, signals: Signals, now_s: float) -> list[Start]:
+        """The engine as it is now; a gate may open for workflows, or close."""
+        assert self._gate
+        views = [state.view() for state in self._open.values()]
+        self._gate.tick(signals, views, now_s, self._memory[self._gate.name])
+        return self._admit(now_s)
 
     def over(self, session: int) -> bool:
         """Nothing of the session is under way and nothing will be."""
-        state = self._sessions[session]
-        return not (state.calls_in_flight or state.tools_in_flight) and (state.failed or not state.left)
+        return self._sessions[session].over
 
     def failed(self, session: int) -> bool:
         """A call of the session failed."""
         return self._sessions[session].failed
 
-    def _start(self, state: _Session) -> list[Node]:
-        if state.failed or not state.ready:
+    def aborted(self, session: int) -> bool:
+        """The policy has stopped the session."""
+        return self._sessions[session].aborted
+
+    def _warn(self, state: Session) -> None:
+        assert self._verdict
+        state.warned = True
+        state.aborted = self._verdict.aborts and state.left > 0
+
+    def _go_on(self, state: Session, now_s: float) -> list[Start]:
+        """What the change of one session lets start, of it or, behind a gate, of any."""
+        if state.over and state.number in self._open:
+            del self._open[state.number]
+            for rule in self._policy.rules:
+                rule.over(state.view(), self._memory[rule.name])
+        return self._admit(now_s) if self._gate else self._start(state, now_s)
+
+    def _admit(self, now_s: float) -> list[Start]:
+        assert self._gate
+        views = [state.view() for state in self._open.values()]
+        admitted = set(self._gate.admitted(views, self._memory[self._gate.name]))
+        # One that never comes to an end would keep all others out for ever.
+        assert admitted or not views or any(view.calls_in_flight + view.tools_in_flight for view in views), self._policy
+        return [
+            start for state in self._open.values() if state.number in admitted for start in self._start(state, now_s)
+        ]
+
+    def _start(self, state: Session, now_s: float) -> list[Start]:
+        if state.stopped or not state.ready:
             return []
-        nodes = state.workflow.nodes
-        view = View(
-            state.workflow.id,
-            state.workflow.framework,
-            tuple(nodes[index] for index in state.ready),
-            state.calls_in_flight,
-            state.tools_in_flight,
-        )
-        chosen = list(self._policy.select(view))
-        for node in chosen:
-            state.ready.remove(state.workflow.position[node.id])
+        starts: list[Start] = []
+        for node in self._dispatch.select(state.view()):
+            state.take(node)
             if isinstance(node, Call):
-                state.calls_in_flight += 1
+                starts.append(self._send(state, node))
+                starts += self._guesses(state, node)
             else:
-                state.tools_in_flight += 1
+                starts += self._run_tool(Start(state.number, node))
+                starts += self._prefills(state, node)
+        state.note_acting(now_s)
         # A policy that starts nothing while nothing is under way would never be asked again.
-        assert state.calls_in_flight or state.tools_in_flight, f"{self._policy} stalls {state.workflow.id}"
+        assert state.under_way, f"{self._policy} stalls {state.workflow.id}"
+        return starts
+
+    def _send(self, state: Session, call: Call, ahead_of: Call | None = None) -> Start:
+        """The call, or with ``ahead_of`` a prefill that goes ahead of that call, with its priority and replica."""
+        wanted = ahead_of or call
+        numbers, priority = self._replicas(wanted.agent), DEMOTED if state.warned else 0
+        replica = numbers[0]
+        if self._order or len(numbers) > 1:
+            estimate = state.forecast.estimate(wanted.id) if state.forecast else None
+            submission = Submission(wanted, state.workflow.parents[wanted.id], estimate)
+            view = state.view()
+            if self._order:
+                priority += round(1000 * self._order.key(submission, view, self._memory[self._order.name]))
+            if len(numbers) > 1:
+                replica = self._route(submission, view, numbers)
+        state.replica = replica
+        load = self._load[replica]
+        load[0] += 1
+        load[1] += call.num_prompt_tokens
+        return Start(state.number, call, priority, replica, "ahead" if ahead_of else "work")
+
+    def _route(self, submission: Submission, view: View, numbers: Sequence[int]) -> int:
+        candidates = [Replica(number, *self._load[number]) for number in numbers]
+        chosen = self._router.route(submission, view, candidates, self._memory[self._router.name])
+        assert chosen in numbers, f"{self._policy} routes to replica {chosen}, which cannot take the call"
         return chosen
 
-    def _land(self, state: _Session, node: Node) -> None:
+    def _guesses(self, state: Session, call: Call) -> list[Start]:
+        """The tools after a call, which a speculating policy starts beside it."""
+        if not self._speculation:
+            return []
+        starts = []
+        for tool in state.next_tools(call):
+            if self._speculation.guessed(state.workflow.id, tool.id):
+                state.guesses[tool.id] = False
+                starts += self._run_tool(Start(state.number, tool, purpose="guess"))
+            else:
+                starts += self._run_tool(Start(state.number, tool, purpose="waste"))
+        return starts
+
+    def _prefills(self, state: Session, tool: Tool) -> list[Start]:
+        """The known parts of the prompts that follow a tool."""
+        if not self._ahead:
+            return []
+        starts = []
+        for call in state.next_calls(tool):
+            known = state.known_part(call)
+            if known and self._ahead.wants(known, state.view()):
+                ahead = Call(f"ahead:{call.id}", call.agent, known, f"ahead:{call.answer_id}")
+                starts.append(self._send(state, ahead, call))
+        return starts
+
+    def _run_tool(self, start: Start) -> list[Start]:
+        """The tool, or nothing while as many of its name run as may."""
+        assert isinstance(start.node, Tool)
+        name = start.node.name
+        if self._tools_running[name] >= self._tool_limits.get(name, self._tools_running[name] + 1):
+            self._tools_waiting[name].append(start)
+            return []
+        self._tools_running[name] += 1
+        return [start]
+
+    def _land(self, start: Start, now_s: float) -> list[Start]:
+        """What was started is no longer under way; a tool that waited for its place may start."""
+        node, state = start.node, self._sessions[start.session]
+        if start.purpose == "work":
+            state.land(node, now_s)
         if isinstance(node, Call):
-            state.calls_in_flight -= 1
-        else:
-            state.tools_in_flight -= 1
+            load = self._load[start.replica]
+            load[0] -= 1
+            load[1] -= node.num_prompt_tokens
+            return []
+        self._tools_running[node.name] -= 1
+        waiting = self._tools_waiting[node.name]
+        return self._run_tool(waiting.popleft()) if waiting else []

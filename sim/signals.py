@@ -15,12 +15,12 @@ class Signals(NamedTuple):
     requests that had been preempted (``vllm:prefix_cache_queries``, ``_hits``).
     """
 
-    kv_use: float
-    kv_tokens: int
-    prefix_queries: int
-    prefix_hits: int
-    num_running: int
-    num_waiting: int
+    kv_use: float = 0.0
+    kv_tokens: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    num_running: int = 0
+    num_waiting: int = 0
 
 
 def pooled(signals: Sequence[Signals]) -> Signals:

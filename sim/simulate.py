@@ -1,51 +1,65 @@
-"""Workflows under a policy on the simulated engine: SimPy's hands for a `Run`."""
+"""Workflows under a policy on the simulated engines: SimPy's hands for a `Run`."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from functools import reduce
+from itertools import chain, count, islice
 
 import simpy
 
 from sim.engine import Events, Sent, SimulatedServer
+from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
 from sim.load import Alone, Load, SessionRate, in_order
 from sim.policies import Policy
-from sim.record import Record, RunResult, SessionRecord, Status, joined
+from sim.record import Extras, Record, RunResult, SessionRecord, Status, joined
 from sim.request import Request
-from sim.run import Run
-from sim.workflow import Node, Segment, Tool, Workflow
+from sim.rules import Served
+from sim.session import Start
+from sim.signals import pooled
+from sim.workflow import Call, Segment, Tool, Workflow
+from sim.world import World
 
 
 def simulate(
-    workflows: Sequence[Workflow], policy: Policy, profile: Profile, load: Load, seed: int, macro_steps: bool = True
+    workflows: Sequence[Workflow],
+    policy: Policy,
+    engine: Profile | Fleet,
+    load: Load,
+    seed: int,
+    macro_steps: bool = True,
 ) -> RunResult:
     """Every workflow once under the policy. Order and instants of arrival depend on load and seed only."""
+    fleet = fleet_of(engine)
+    numbered = dict(enumerate(workflows)) if isinstance(load, Alone) else in_order(workflows, seed)
+    world = World(policy, fleet, numbered, seed)
     if isinstance(load, Alone):
         parts = []
-        for number, workflow in enumerate(workflows):
-            driver = _Driver(profile, policy, {number: workflow}, macro_steps)
+        for number, workflow in numbered.items():
+            driver = _Driver(world, {number: workflow}, macro_steps)
             driver.closed_loop(1)
             parts.append(driver.result())
         return joined(parts)
-    shuffled = in_order(workflows, seed)
+    driver = _Driver(world, numbered, macro_steps)
     if isinstance(load, SessionRate):
-        return serve(shuffled, policy, profile, load.instants(len(workflows), seed), macro_steps)
-    driver = _Driver(profile, policy, shuffled, macro_steps)
-    driver.closed_loop(min(load.sessions, len(workflows)))
+        driver.open_loop(load.instants(len(workflows), seed))
+    else:
+        driver.closed_loop(min(load.sessions, len(workflows)))
     return driver.result()
 
 
 def serve(
     workflows: Mapping[int, Workflow],
     policy: Policy,
-    profile: Profile,
+    engine: Profile | Fleet,
     instants: Iterable[float],
     macro_steps: bool = True,
 ) -> RunResult:
     """The sessions, in their order, arriving at these instants in seconds."""
-    driver = _Driver(profile, policy, workflows, macro_steps)
+    driver = _Driver(World(policy, fleet_of(engine), workflows, 0), workflows, macro_steps)
     driver.open_loop(instants)
     return driver.result()
 
@@ -62,19 +76,25 @@ class _Open:
 
 
 class _Driver:
-    """Starts what the `Run` answers on a simulated server and reports what has ended."""
+    """Starts what the `Run` answers on simulated servers and reports what has ended."""
 
-    def __init__(
-        self, profile: Profile, policy: Policy, workflows: Mapping[int, Workflow], macro_steps: bool = True
-    ) -> None:
+    def __init__(self, world: World, workflows: Mapping[int, Workflow], macro_steps: bool = True) -> None:
         self._env = simpy.Environment()
-        self._server = SimulatedServer(self._env, profile, self._call_done, macro_steps)
-        self._run = Run(policy)
+        self._fleet = world.fleet.set_for(world.policy)
+        self._servers = [
+            SimulatedServer(self._env, pool.profile, self._call_done, macro_steps) for pool in self._fleet.replicas
+        ]
+        self._run = world.run()
         self._workflows = workflows
         self._open: dict[int, _Open] = {}
         self._to_come = iter(workflows)
         self._refill = False
-        self._num_sent = 0
+        self._num_over = 0
+        self._numbers = count()
+        self._under_way: dict[Sent, Start] = {}
+        self._extras = Extras()
+        if self._run.every_s:
+            self._env.process(self._looks(self._run.every_s))
 
     def closed_loop(self, sessions: int) -> None:
         """Keep that many sessions under way until every workflow has had its turn."""
@@ -94,49 +114,79 @@ class _Driver:
         sessions = [self._session(number, records[number]) for number in self._open]
         ends = (session.finished_s for session in sessions if session.finished_s is not None)
         makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
-        return RunResult(tuple(chain(*records.values())), tuple(sessions), self._server.stats, makespan)
+        engine = reduce(operator.add, (server.stats for server in self._servers))
+        return RunResult(
+            tuple(chain(*records.values())), tuple(sessions), engine, makespan, self._extras, len(self._servers)
+        )
 
     def _arrivals(self, instants: Iterable[float]) -> Events:
         for session, instant in zip(self._to_come, instants, strict=False):
             yield self._env.timeout(max(0.0, instant - self._env.now))
             self._arrive(session)
 
+    def _looks(self, every_s: float) -> Events:
+        """Let the policy see the engines now and then, as long as there are workflows."""
+        while self._num_over < len(self._workflows):
+            yield self._env.timeout(every_s)
+            told = [self._env.event() for _ in self._servers]
+            for server, event in zip(self._servers, told, strict=True):
+                server.observe(event.succeed)
+            yield simpy.AllOf(self._env, told)
+            self._start(self._run.tick(pooled([event.value for event in told]), self._env.now))
+
     def _arrive(self, session: int) -> None:
         workflow = self._workflows[session]
         self._open[session] = _Open(workflow, self._env.now)
-        self._start(session, self._run.arrive(session, workflow))
+        self._start(self._run.arrive(session, workflow, self._env.now))
 
-    def _start(self, session: int, nodes: Iterable[Node]) -> None:
-        state = self._open[session]
-        for node in nodes:
-            if isinstance(node, Tool):
-                self._env.process(self._tool(session, node))
-                continue
-            answer = Segment(node.answer_id, state.workflow.tape.output_tokens[node.id])
-            request = Request(node.prompt, answer, arrival_s=self._env.now, number=self._num_sent)
-            self._num_sent += 1
-            sent = Sent(session, node, request, self._env.now)
-            state.calls[node.id] = sent
-            self._server.send(sent)
+    def _start(self, starts: Iterable[Start]) -> None:
+        for start in starts:
+            if isinstance(start.node, Tool):
+                self._env.process(self._tool(start, start.node))
+            else:
+                self._send(start, start.node)
 
-    def _tool(self, session: int, tool: Tool) -> Events:
+    def _send(self, start: Start, call: Call) -> None:
+        state = self._open[start.session]
+        tokens = 1 if start.purpose == "ahead" else state.workflow.tape.output_tokens[call.id]
+        answer = Segment(call.answer_id, tokens)
+        request = Request(call.prompt, answer, start.priority, self._env.now, next(self._numbers))
+        sent = Sent(start.session, call, request, self._env.now)
+        if start.purpose == "work":
+            state.calls[call.id] = sent
+        self._under_way[sent] = start
+        self._servers[start.replica].send(sent)
+
+    def _tool(self, start: Start, tool: Tool) -> Events:
         # A duration that nobody recorded counts as none; every result says how many those are.
-        seconds = self._workflows[session].tape.tool_s[tool.id] or 0.0
+        seconds = self._workflows[start.session].tape.tool_s[tool.id] or 0.0
         yield self._env.timeout(seconds)
-        self._open[session].tool_s += seconds
-        self._go_on(session, self._run.finish(session, tool))
+        if start.purpose == "waste":
+            self._extras += Extras(wasted_tools=1, wasted_tool_s=seconds)
+        else:
+            self._open[start.session].tool_s += seconds
+            self._extras += Extras(guessed_tools=int(start.purpose == "guess"))
+        self._go_on(start.session, self._run.finish(start, self._env.now))
 
     def _call_done(self, sent: Sent) -> None:
-        state = self._open[sent.session]
-        state.calls[sent.call.id] = _record(sent, state.workflow)
-        report = self._run.fail if sent.reason else self._run.finish
-        self._go_on(sent.session, report(sent.session, sent.call))
+        start, state = self._under_way.pop(sent), self._open[sent.session]
+        if start.purpose == "ahead":
+            self._extras += Extras(ahead_calls=1, ahead_tokens=_computed(sent))
+        else:
+            state.calls[sent.call.id] = _record(sent, state.workflow)
+        if sent.reason:
+            starts = self._run.fail(start, self._env.now)
+        else:
+            starts = self._run.finish(start, self._env.now, _served(sent))
+        self._go_on(sent.session, starts)
 
-    def _go_on(self, session: int, nodes: Iterable[Node]) -> None:
-        self._start(session, nodes)
-        if not self._run.over(session):
+    def _go_on(self, session: int, starts: Iterable[Start]) -> None:
+        self._start(starts)
+        state = self._open[session]
+        if not self._run.over(session) or state.finished_s is not None:
             return
-        self._open[session].finished_s = self._env.now
+        state.finished_s = self._env.now
+        self._num_over += 1
         if self._refill:
             for following in islice(self._to_come, 1):
                 self._arrive(following)
@@ -144,7 +194,8 @@ class _Driver:
     def _session(self, number: int, records: Sequence[Record]) -> SessionRecord:
         state = self._open[number]
         calls = (record for record in records if record.finished_s is not None)
-        status: Status = "failed" if self._run.failed(number) else "finished"
+        ended: Status = "failed" if self._run.failed(number) else "finished"
+        status: Status = "aborted" if self._run.aborted(number) else ended
         return SessionRecord(
             session=number,
             workflow_id=state.workflow.id,
@@ -155,6 +206,22 @@ class _Driver:
             num_calls=len(records),
             status=status if self._run.over(number) else "unfinished",
         )
+
+
+def _served(sent: Sent) -> Served:
+    assert sent.scheduled_s is not None
+    assert sent.finished_s is not None
+    request = sent.request
+    return Served(
+        sent.finished_s - sent.scheduled_s,
+        sent.scheduled_s - sent.sent_s,
+        request.num_prompt_tokens,
+        request.num_output_tokens,
+    )
+
+
+def _computed(sent: Sent) -> int:
+    return sent.request.num_prompt_tokens - (sent.request.num_cached_tokens or 0)
 
 
 def _records(state: _Open) -> list[Record]:

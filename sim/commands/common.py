@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import click
 
 from sim.choices import Choices
 from sim.data import embedded_path
 from sim.errors import RunError
+from sim.fleet import MOST_REPLICAS, fleet_of, load_fleet
+from sim.latency import load_profile
 from sim.load import Alone, ConcurrentSessions, Load, SessionRate
 from sim.tokens import ESTIMATED, estimated, tokenizer
 from sim.tool_time import parse_tool_times
@@ -63,6 +66,28 @@ def reading_options(function: F) -> Callable[..., Any]:
         return function(*args, options=options, **rest)
 
     return wrapped
+
+
+def engine_options(function: F) -> Callable[..., Any]:
+    """Options of what the workflows run on; the command gets it as ``fleet: Fleet``."""
+
+    @profile_option
+    @click.option("--replicas", type=click.IntRange(1, MOST_REPLICAS), metavar="N", help="So many equal engines.")
+    @click.option(
+        "--fleet",
+        "fleet_at",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Pools of engines with prices, which agents they serve, and tool limits: docs/policies.md.",
+    )
+    @wraps(function)
+    def wrapped(*args: Any, profile: str, replicas: int | None, fleet_at: Path | None, **kwargs: Any) -> Any:
+        if fleet_at and replicas:
+            raise RunError("--replicas and --fleet: give one of them; a pool of a fleet has its replicas")
+        fleet = load_fleet(fleet_at, profile) if fleet_at else fleet_of(load_profile(profile), replicas or 1)
+        return function(*args, fleet=fleet, **kwargs)
+
+    return cast(Callable[..., Any], wrapped)
 
 
 view_option: Callable[[Any], Any] = click.option(

@@ -12,9 +12,9 @@ import click
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,
+    engine_options,
     load_options,
     possible,
-    profile_option,
     read_traces,
     reading_options,
     seed_option,
@@ -23,7 +23,7 @@ from sim.commands.common import (
 )
 from sim.compare import compare, line_up
 from sim.errors import RunError
-from sim.latency import load_profile
+from sim.fleet import Fleet
 from sim.load import Load
 from sim.report import print_comparison
 from sim.results import check_free, write
@@ -43,11 +43,15 @@ draws_option: Callable[[Any], Any] = click.option(
 @click.command()
 @traces_argument
 @click.option(
-    "--policy", "policies", multiple=True, metavar="P", help="A policy, with parameters: async:max_parallel=4."
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="P",
+    help="A policy: async, plas:levels=4, plas+sticky; workspan policies ls.",
 )
 @click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
-@profile_option
+@engine_options
 @draws_option
 @load_options
 @seed_option("For order, arrivals, drawn tool times, intervals.")
@@ -63,7 +67,7 @@ def command(
     policies: tuple[str, ...],
     compare_all: bool,
     baseline: str | None,
-    profile: str,
+    fleet: Fleet,
     draws: int | None,
     load: Load,
     seed: int,
@@ -79,22 +83,22 @@ def command(
 
     \b
     workspan run --compare
-    workspan run my_traces/ --policy sequential --policy async:max_parallel=4 --concurrent-sessions 32
+    workspan run my_traces/ --policy async --policy plas --policy srpt_oracle --session-rate 2
+    workspan run --policy async --policy plas+sticky --replicas 4 --concurrent-sessions 32
     """
     names = [*policies, *(name for name in PROTOTYPE if compare_all and name not in policies)]
     if not names:
         raise RunError("no policy; give --policy NAME (several times, if you like) or --compare")
     lineup, base = line_up(names, baseline)
     check_free(output)
-    settings = load_profile(profile)
-    draws = num_draws(settings, draws)
+    draws = num_draws(fleet.pools[0].profile, draws)
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
     load = possible(load, len(workflows))
     if draws:
         click.echo(
             f"simulating, and {draws} times more with draws of the profile (--draws 0 leaves them out) ..", err=True
         )
-    comparison = compare(workflows, lineup, base, settings, load, seed, choices, draws=draws)
+    comparison = compare(workflows, lineup, base, fleet, load, seed, choices, draws=draws)
     if as_json:
         click.echo(json.dumps(comparison.to_json(), indent=2, allow_nan=False))
     else:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.errors import PolicyError
-from sim.policies import Policy, View
+from sim.rules import Dispatch, View
 from sim.workflow import Call, Node
 
 
 @dataclass(frozen=True)
-class Async(Policy):
+class Async(Dispatch):
     """A node starts as soon as its parents are done; ``max_parallel`` limits the workflow's calls in flight.
 
-    Tools are not limited. Runs on stock vLLM (client side).
+    Tools are not limited. Information: none. Source: how any asynchronous client works; the fair baseline, with
+    continuous batching (Yu et al., OSDI 2022).
     """
 
     name = "async"

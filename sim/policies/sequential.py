@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sim.policies import Policy, View
+from sim.rules import Dispatch, View
 from sim.workflow import Node
 
 
 @dataclass(frozen=True)
-class Sequential(Policy):
+class Sequential(Dispatch):
     """One call or tool of the workflow at a time, in log order: how most recorded frameworks ran.
 
-    Workflows do not wait for each other. Runs on stock vLLM (client side).
+    Workflows do not wait for each other. Information: none. Source: the prototype's baseline.
     """
 
     name = "sequential"

@@ -314,7 +314,7 @@ def test_a_speedup_above_work_over_span_is_reported_as_a_bug(traces, monkeypatch
     import sim.compare
     from sim import cli
 
-    monkeypatch.setattr(sim.compare, "span_s", lambda workflow, profile: 1e9)
+    monkeypatch.setattr(sim.compare.Workflow, "span", lambda workflow, seconds: 1e9)
     monkeypatch.setattr(sys, "argv", ["workspan", "run", str(traces), "--compare"])
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -5,6 +5,7 @@ import pytest
 from sim.errors import PolicyError
 from sim.policies import parse_policy, policies
 from sim.run import Run
+from sim.session import Start
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 
@@ -24,10 +25,10 @@ def call(name):
 def replay(policy, workflow, finishes):
     """What is started at arrival and after each finish, as strings of ids."""
     run = Run(parse_policy(policy))
-    nodes = {node.id: node for node in workflow.nodes}
-    answers = [run.arrive(0, workflow), *(run.finish(0, nodes[name]) for name in finishes)]
+    starts = {node.id: Start(0, node) for node in workflow.nodes}
+    answers = [run.arrive(0, workflow), *(run.finish(starts[name]) for name in finishes)]
     assert run.over(0)
-    return ["".join(node.id for node in answer) for answer in answers]
+    return ["".join(start.node.id for start in answer) for answer in answers]
 
 
 def test_sequential_follows_the_log_one_at_a_time():
@@ -68,13 +69,12 @@ def test_a_policy_reads_back_from_its_own_name(name):
 def test_after_a_failure_nothing_more_is_started():
     workflow = diamond()
     run = Run(parse_policy("async"))
-    run.arrive(0, workflow)
-    a, b, c, _, e = workflow.nodes
-    run.finish(0, a)
-    assert run.fail(0, b) == []
-    assert run.finish(0, c) == []
+    (a,) = run.arrive(0, workflow)
+    b, c, e = run.finish(a)
+    assert run.fail(b) == []
+    assert run.finish(c) == []
     assert not run.over(0)
-    assert run.finish(0, e) == []
+    assert run.finish(e) == []
     assert run.over(0)
     assert run.failed(0)
 

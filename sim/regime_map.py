@@ -1,0 +1,240 @@
+"""Where policies start to matter: best speed-up over a baseline by load and KV capacity, with what is only noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from sim.ceilings import saturation
+from sim.comparison import by_origin, latencies
+from sim.errors import RunError
+from sim.latency import Profile
+from sim.load import SessionRate, generator
+from sim.metrics import speedup
+from sim.policies import Policy
+from sim.resample import resample
+from sim.simulate import simulate
+from sim.workflow import Workflow
+
+#: Level of the whole map: with so much probability at most, any cell is called a difference that is none.
+ALPHA = 0.05
+
+Pairs = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """What the map spans. ``loads``: offered sessions per second as shares of what the server sustains with all of its
+    KV blocks; ``kv_shares``: of the profile's blocks; ``slots``: max_num_seqs, one map for each.
+    """
+
+    loads: Sequence[float]
+    kv_shares: Sequence[float]
+    slots: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A policy in one cell: ratio of mean session latencies, its 95 % interval, and Holm's p over the map."""
+
+    policy: str
+    speedup: float
+    ci95: tuple[float, float]
+    p_holm: float
+
+    @property
+    def is_real(self) -> bool:
+        """Faster than the baseline, and more than noise."""
+        return self.speedup > 1 and self.p_holm < ALPHA
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load on one server. ``saturated``: more is offered than it sustains, so the backlog grows with the run."""
+
+    slots: int
+    kv_share: float
+    num_gpu_blocks: int
+    load: float
+    rate: float
+    saturated: bool
+    sessions: int
+    gains: Sequence[Gain]
+
+    @property
+    def best(self) -> Gain | None:
+        """The fastest policy; None where no session finished under all."""
+        return max(self.gains, key=lambda gain: gain.speedup, default=None)
+
+
+@dataclass(frozen=True)
+class RegimeMap:
+    """All cells, and how they were made."""
+
+    baseline: str
+    policies: Sequence[str]
+    axes: Axes
+    cells: Sequence[Cell]
+    sessions: int
+    seeds: int
+    saturation_rate: float
+    profile: str
+
+    def at(self, slots: int, kv_share: float, load: float) -> Cell:
+        """The cell there."""
+        return next(c for c in self.cells if (c.slots, c.kv_share, c.load) == (slots, kv_share, load))
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One cell with one seed."""
+
+    cell: tuple[int, float, float]
+    seed: int
+    rate: float
+    profile: Profile
+
+
+def map_regimes(
+    workflows: Sequence[Workflow],
+    policies: Mapping[str, Policy],
+    baseline: str,
+    profile: Profile,
+    axes: Axes,
+    sessions: int,
+    seeds: int,
+    jobs: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> RegimeMap:
+    """Simulate every cell with every seed: ``sessions`` workflows drawn anew from these, all policies on the same ones.
+
+    Raises RunError where the workflows do not fit into the fewest blocks.
+    """
+    engines = {(slots, share): _engine(profile, slots, share) for slots, share in product(axes.slots, axes.kv_shares)}
+    _check_fit(workflows, engines.values())
+    drawn = {seed: resample(workflows, sessions, seed) for seed in range(seeds)}
+    sustained = {place: saturation(drawn[0], engine, 0) for place, engine in engines.items()}
+    largest = max(rate for (slots, share), rate in sustained.items() if share == max(axes.kv_shares))
+    tasks = [
+        _Task((slots, share, load), seed, load * largest, engine)
+        for ((slots, share), engine), load, seed in product(engines.items(), axes.loads, range(seeds))
+    ]
+    found: dict[tuple[int, float, float], list[dict[str, Pairs]]] = {}
+    for task, pairs in _done(tasks, drawn, policies, baseline, jobs):
+        found.setdefault(task.cell, []).append(pairs)
+        progress()
+    names = [name for name in policies if name != baseline]
+    gains = _gains(found, names)
+    cells = [
+        Cell(
+            slots,
+            share,
+            engines[slots, share].engine.num_gpu_blocks,
+            load,
+            load * largest,
+            load * largest >= sustained[slots, share],
+            sum(len(one[names[0]]) for one in found[slots, share, load]),
+            gains[slots, share, load],
+        )
+        for slots, share, load in product(axes.slots, axes.kv_shares, axes.loads)
+    ]
+    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name)
+
+
+def _done(
+    tasks: Sequence[_Task],
+    drawn: Mapping[int, Sequence[Workflow]],
+    policies: Mapping[str, Policy],
+    baseline: str,
+    jobs: int,
+) -> Iterator[tuple[_Task, dict[str, Pairs]]]:
+    """Each task with its result, in their order."""
+    from joblib import Parallel, delayed
+
+    # One process: the workflows need not travel.
+    work = (delayed(_pairs)(task, drawn[task.seed], policies, baseline) for task in tasks)
+    yield from zip(tasks, Parallel(jobs, return_as="generator")(work), strict=True)
+
+
+def _pairs(
+    task: _Task, workflows: Sequence[Workflow], policies: Mapping[str, Policy], baseline: str
+) -> dict[str, Pairs]:
+    """Policy -> workflow id -> latency under the baseline and under the policy, of those that finish under both."""
+    load = SessionRate(task.rate)
+    times = {
+        name: latencies(simulate(workflows, policy, task.profile, load, task.seed)) for name, policy in policies.items()
+    }
+    base = times.pop(baseline)
+    return {name: {one: (base[one], other[one]) for one in base if one in other} for name, other in times.items()}
+
+
+def _gains(
+    found: Mapping[tuple[int, float, float], Sequence[Mapping[str, Pairs]]], names: Sequence[str]
+) -> dict[tuple[int, float, float], list[Gain]]:
+    """Cell -> gains; p-values are Holm's over all policies of all cells."""
+    raw = {(cell, name): _gain([one[name] for one in seeds]) for cell, seeds in found.items() for name in names}
+    raw = {key: gain for key, gain in raw.items() if gain}
+    adjusted = dict(zip(raw, holm([gain[2] for gain in raw.values() if gain]), strict=True))
+    gains: dict[tuple[int, float, float], list[Gain]] = {cell: [] for cell in found}
+    for (cell, name), gain in raw.items():
+        assert gain is not None
+        gains[cell].append(Gain(name, gain[0], gain[1], adjusted[cell, name]))
+    return gains
+
+
+def _gain(seeds: Sequence[Pairs]) -> tuple[float, tuple[float, float], float] | None:
+    """Ratio, interval and p: over other workflows (bootstrap over originals) and other arrivals (t over the seeds)."""
+    from scipy.special import stdtr, stdtrit
+
+    pooled = {f"{one}/{seed}": pair for seed, pairs in enumerate(seeds) for one, pair in pairs.items()}
+    if not pooled or not all(seeds):
+        return None
+    base, other = zip(*by_origin(pooled), strict=True)
+    ratio, interval = speedup(base, other, generator(0, "bootstrap over workflows"))
+    over_workflows = math.log(interval[1] / interval[0]) / 2 if interval else 0.0
+    logs = [math.log(sum(b for b, _ in pairs.values()) / sum(o for _, o in pairs.values())) for pairs in seeds]
+    if len(logs) < 2:
+        raise RunError("--seeds 1: a map needs several to tell a difference from noise; give 2 or more")
+    freedom = len(logs) - 1
+    scatter = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
+    t95 = float(stdtrit(freedom, 0.975))
+    half = math.hypot(over_workflows, t95 * scatter)
+    p = 2 * float(stdtr(freedom, -abs(math.log(ratio)) / (half / t95))) if half else float(ratio == 1)
+    return ratio, (ratio * math.exp(-half), ratio * math.exp(half)), p
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values as they must be when so many questions are asked at once (Holm 1979)."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    adjusted, least = [0.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(values) - rank) * values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def _engine(profile: Profile, slots: int, share: float) -> Profile:
+    engine = profile.engine
+    blocks = max(2, round(share * (engine.num_gpu_blocks - 1)) + 1)
+    budget = max(engine.max_num_batched_tokens, slots)
+    settings = {"max_num_seqs": slots, "num_gpu_blocks": blocks, "max_num_batched_tokens": budget}
+    return profile.model_copy(update={"engine": engine.model_copy(update=settings)})
+
+
+def _check_fit(workflows: Sequence[Workflow], engines: Sequence[Profile] | Any) -> None:
+    longest = max((workflow.num_tokens(call), workflow.id) for workflow in workflows for call in workflow.calls)
+    for profile in engines:
+        if reason := profile.engine.refusal(longest[0]):
+            raise RunError(
+                f"--kv: with {profile.engine.num_gpu_blocks} blocks {longest[1]} cannot finish ({reason}); give a"
+                " larger share, or leave long workflows out with --only"
+            )
