@@ -335,7 +335,7 @@ class SimulatedServer:
         else:
             act()
 
-    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+    def _later(self, seconds: float, act: Callable[[], object]) -> None:
         timeout = self._env.timeout(seconds)
         assert timeout.callbacks is not None
         timeout.callbacks.append(lambda _: act())
