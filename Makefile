@@ -2,6 +2,11 @@
 PY := .venv/bin/python
 INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(PY),$(PY) -m pip install -q)
 MAST ?= ../shared/mast
+# Two files of tests at a time; but what takes real time is measured with nothing beside it, and before.
+PARALLEL := -n 2 --dist loadfile
+REAL_TIME := $(patsubst %,tests/calibration/test_%.py,from_server validate)
+REAL_TIME += $(patsubst %,tests/live/test_%.py,compare fake measure)
+ON_A_SERVER := $(patsubst %,tests/vllm/test_%.py,calibrate_live replay tools_live)
 
 .PHONY: demo test test-vllm live-demo validate-cpu lint bench corpus clean
 
@@ -10,12 +15,14 @@ demo: .venv/ready
 	.venv/bin/workspan demo -o demo
 
 test: .venv/ready
-	$(PY) -m pytest
+	$(PY) -m pytest $(REAL_TIME)
+	$(PY) -m pytest $(PARALLEL) --ignore tests/vllm $(REAL_TIME:%=--ignore %)
 
 # The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
 test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
 	./setup_vllm.sh --cpu --install
-	$(PY) -m pytest -s tests/vllm
+	$(PY) -m pytest -s $(ON_A_SERVER)
+	$(PY) -m pytest $(PARALLEL) -rP tests/vllm $(ON_A_SERVER:%=--ignore %)
 
 # A real vLLM on the CPU: ten recorded workflows under two policies, and what the simulator predicts beside them.
 live-demo: .venv/ready

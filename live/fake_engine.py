@@ -87,6 +87,17 @@ class RealTimeEngine:
         """Preemptions so far."""
         return self._server.stats.num_preemptions or 0
 
+    def gauges(self) -> dict[str, float]:
+        """What vLLM shows under these names in /metrics as it is now."""
+        # In another thread than the scheduler's: each is right by itself, which is all that a gauge is.
+        scheduler = self._server._scheduler
+        pool = scheduler.pool
+        return {
+            "kv_cache_usage_perc": 1 - pool.num_free_blocks / pool.num_usable_blocks,
+            "num_requests_running": len(scheduler.running),
+            "num_requests_waiting": len(scheduler.waiting),
+        }
+
     def now(self) -> float:
         """Seconds since the engine was made."""
         return time.monotonic() - self._began

@@ -189,10 +189,10 @@ def server_info(settings: EngineSettings) -> Json:
 
 
 def prometheus(engine: RealTimeEngine, model: str) -> str:
-    """/metrics: vLLM's counters that the engine has."""
+    """/metrics: vLLM's counters and gauges that the engine has."""
     settings, counters = engine.profile.engine, engine.counters
     values: dict[str, Any] = {name: getattr(counters, name) for name in counters.__slots__}
-    values["num_preemptions_total"] = engine.num_preemptions
+    values |= {"num_preemptions_total": engine.num_preemptions, **engine.gauges()}
     labels = {"engine": "0", "model_name": model}
     lines = [f"vllm:{name}{{{_labels(labels)}}} {float(value)}" for name, value in values.items()]
     cache = {name: str(value) for name, value in server_info(settings)["vllm_config"]["cache_config"].items()}

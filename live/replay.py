@@ -96,7 +96,7 @@ class Replay:
         records = tuple(record for state in self._open.values() for record in state.records(self._agenda.began))
         ends = [session.finished_s for session in sessions if session.finished_s is not None]
         makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
-        return RunResult(records, sessions, engine, makespan, self._extras)
+        return RunResult(records, sessions, engine, makespan, self._extras, len(self._connect))
 
     def lags_s(self) -> list[float]:
         """For each call that was sent: how much later than it could have been."""

@@ -128,13 +128,13 @@ def command(
     if draws and not settings:
         raise RunError(f"--draws {draws}: there is no prediction to draw for; give --profile NAME")
     number = num_draws(settings, draws) if settings else 0
-    workflows = choices.apply(read_traces(traces, options, brief=True), seed)
-    load = possible(load, len(workflows))
     texts = load_texts(texts_at) if texts_at else {}
     digest = segment_id(text_of(texts_at)) if texts_at else ""
-    check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
     check_policies(lineup, len(urls), settings, texts, executor)
+    workflows = choices.apply(read_traces(traces, options, brief=True), seed)
+    load = possible(load, len(workflows))
+    check_texts(texts, workflows)
     # First what can fail without a server: nothing that was measured may be lost for it.
     engine = fleet_of(settings, len(urls)) if settings else None
     predicted = compare(workflows, lineup, base, engine, load, seed, choices, draws=number) if engine else None

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+import live.measure
 from live.check import check
 from live.client import Client
 from live.measure import Setup, measure
@@ -157,6 +158,32 @@ def test_priorities_reorder_the_queue(server):
     order = [priority for _, priority in sorted(begun)]
     assert order[:4] == [5, 5, 5, 5]
     assert order[4:] == [-3, 0, 0, 5, 9]
+
+
+def test_a_policy_of_many_rules_runs_on_a_real_server(server, monkeypatch):
+    """Priorities, looks at /metrics that open a gate, and prompts that are read while tools run."""
+    asked = []
+
+    class Noted(Client):
+        def complete(self, prompt, num_tokens, *told, **extra):
+            asked.append((extra.get("priority", 0), num_tokens))
+            return super().complete(prompt, num_tokens, *told, **extra)
+
+    monkeypatch.setattr(live.measure, "Client", Noted)
+    policy = "plas:quantum_s=0.05+program_gate:window=1,every_s=0.1,low=1,high=1+prefill_ahead:min_tokens=100"
+    workflows = [talk("one"), talk("two"), fan()]
+    run = replay(server, workflows, policy).runs[policy]
+    assert {session.status for session in run.sessions} == {"finished"}
+    # A server that does not go by priorities refuses all but 0.
+    assert max(priority for priority, _ in asked) > 0
+    assert run.extras.ahead_calls == [tokens for _, tokens in asked].count(1) == 2
+    # What is known is cached already but for the last block, as nothing else is between an answer and a tool.
+    known, block = 300 + 90 + 20 + 60 + 27, int(Server(server).info().cache["block_size"])
+    assert run.extras.ahead_tokens == 2 * (known - (known - 1) // block * block)
+    # Through the gate the second comes only when a look has shown that there is room.
+    sent = sorted(min(r.sent_s for r in run.records if r.session == session.session) for session in run.sessions)
+    first = min(record.finished_s for record in run.records if record.call_id in ("c2", "join"))
+    assert 0.1 <= sent[1] < first
 
 
 def test_a_server_that_is_killed_gives_failed_records_and_no_hang(start_vllm):
