@@ -144,11 +144,11 @@ class SimulatedServer:
 
         "At once" is an event of no delay. One that is asked for while it is told is told of the next step.
         """
-        if not self._sent:
-            self._later(0.0, lambda: tell(self._signals()))
-            return
         self._observers.append(tell)
-        self._cut_short()
+        if self._sent:
+            self._cut_short()
+        else:
+            self._later(0.0, self._tell_observers)
 
     def expect(self, session: int, workflow: Workflow, distances: Mapping[str, float]) -> None:
         """The session will make these calls, call id -> how far off; it has made no progress yet.
@@ -335,7 +335,7 @@ class SimulatedServer:
         else:
             act()
 
-    def _later(self, seconds: float, act: Callable[[], object]) -> None:
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
         timeout = self._env.timeout(seconds)
         assert timeout.callbacks is not None
         timeout.callbacks.append(lambda _: act())
