@@ -17,7 +17,8 @@ from calibration.experiment import Samples
 from calibration.fit import Data, Fitted, predict
 from calibration.from_server import Bench, Plan
 from calibration.profile_file import sample_row, write_profile, write_samples
-from live.measure import Measured, Setup, measure
+from live.measure import Setup, measure
+from live.measured import Measured
 from sim.agreement import Agreement, compare_results
 from sim.agreement.report import write_agreement
 from sim.choices import Choices
@@ -108,7 +109,7 @@ def _measure(bench: Bench, study: Study, load: Load) -> Measured:
         study.workflows,
         study.policies,
         study.baseline,
-        bench.server,
+        [bench.server],
         load,
         study.seed,
         study.choices,

@@ -40,6 +40,11 @@ class Conversation:
         keys = {**extra, **chat.request, "tools": chat.tools}
         return lambda client, sent: client.chat(messages, most, sent, **keys), call.num_prompt_tokens
 
+    def prepare_ahead(self, known: Call, extra: Mapping[str, Any]) -> tuple[Ask, int]:
+        """The known beginning of a prompt to come, as token ids; the one token that it gets is of no use to anybody."""
+        ids = prompt_ids(known.prompt, self._ids)
+        return lambda client, sent: client.complete(ids, 1, sent, **extra), len(ids)
+
     def answered(self, call: Call, answer: Answer) -> None:
         """Later prompts may contain it."""
         self._answers[call.id] = answer

@@ -23,6 +23,14 @@ Counters = dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The metrics of one engine; ``cache``: the labels of its ``cache_config_info``."""
+
+    values: Counters = field(default_factory=dict)
+    cache: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """``cache``: the labels of vLLM's ``cache_config_info``; ``scheduler``: its scheduler's settings.
 
@@ -108,9 +116,23 @@ class Server:
                 found[name] = found.get(name, 0.0) + float(value)
         return found
 
+    def readings(self) -> list[Reading]:
+        """The metrics of each of its engines, of which it has several with data parallelism; none where it shows none.
+
+        A metric's values that differ in another label are summed.
+        """
+        found: dict[str, Reading] = {}
+        for name, text, value in _METRIC.findall(self._metrics()):
+            labels = dict(_LABEL.findall(text))
+            engine = found.setdefault(labels.get("engine", "0"), Reading())
+            if name == "vllm:cache_config_info":
+                engine.cache.update(labels)
+            with suppress(ValueError):  # what is no number is not counted
+                engine.values[name] = engine.values.get(name, 0.0) + float(value)
+        return list(found.values())
+
     def _cache(self) -> dict[str, str]:
-        labels = (labels for name, labels, _ in _METRIC.findall(self._metrics()) if name == "vllm:cache_config_info")
-        return dict(_LABEL.findall(next(labels, "")))
+        return next((reading.cache for reading in self.readings() if reading.cache), {})
 
     def _metrics(self) -> str:
         try:

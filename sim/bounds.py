@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sim.kv import Prefixes
 from sim.latency import Profile, StepClock
-from sim.workflow import Call, Segment, Workflow
+from sim.reuse import Writers
+from sim.workflow import Workflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,13 @@ def least_times_s(workflow: Workflow, profile: Profile) -> Mapping[str, float]:
 
     Tools of unknown duration count as 0 s, as in the simulation.
     """
+    return times_s(workflow, profile, reusable_tokens(workflow, profile))
+
+
+def times_s(workflow: Workflow, profile: Profile, cached: Mapping[str, int]) -> Mapping[str, float]:
+    """Node id -> its best-case time if at most so many tokens of each call's prompt are cached."""
     seconds = {tool: duration or 0.0 for tool, duration in workflow.tape.tool_s.items()}
-    cached, clock = reusable_tokens(workflow, profile), StepClock(profile)
+    clock = StepClock(profile)
     for call in workflow.calls:
         output = workflow.tape.output_tokens[call.id]
         seconds[call.id] = least_s(clock, call.num_prompt_tokens, cached[call.id], output)
@@ -77,26 +83,8 @@ def reusable_tokens(workflow: Workflow, profile: Profile) -> Mapping[str, int]:
     if not profile.engine.enable_prefix_caching:
         return {call.id: 0 for call in workflow.calls}
     size = profile.engine.block_size
-    prefixes = Prefixes(size)
-    keys = {call.id: prefixes.keys((*call.prompt, _answer(workflow, call))) for call in workflow.calls}
-    # The KV of a call's last token is never written.
-    written = {call.id: workflow.num_tokens(call) - 1 for call in workflow.calls}
-    after = _descendants(workflow)
-    cached = {}
-    for call in workflow.calls:
-        others = (other for other in keys if other not in after[call.id])
-        found = (min(keys[call.id].num_common(keys[other]), written[other] // size) for other in others)
-        cached[call.id] = size * min((call.num_prompt_tokens - 1) // size, max(found, default=0))
-    return cached
-
-
-def _answer(workflow: Workflow, call: Call) -> Segment:
-    return Segment(call.answer_id, workflow.tape.output_tokens[call.id])
-
-
-def _descendants(workflow: Workflow) -> Mapping[str, frozenset[str]]:
-    """Node id -> the node itself and everything that waits for it."""
-    after: dict[str, frozenset[str]] = {}
-    for node in reversed(workflow.order):
-        after[node] = frozenset((node,)).union(*(after[child] for child in workflow.children[node]))
-    return after
+    writers = Writers(workflow, Prefixes(size), size)
+    return {
+        call.id: size * min((call.num_prompt_tokens - 1) // size, writers.num_earlier(call.id))
+        for call in workflow.calls
+    }

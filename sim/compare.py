@@ -10,17 +10,22 @@ from functools import cached_property
 from typing import Any
 
 from sim.bounds import Bound
+from sim.ceilings import Ceilings, capacity_rate, no_queue_s, saturation
 from sim.choices import DEFAULT, Choices
 from sim.comparison import Comparison, latencies
 from sim.errors import PolicyError, RunError
 from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
-from sim.load import Alone, Load
+from sim.load import Alone, Load, SessionRate
+from sim.metrics import ratio
 from sim.policies import SEQUENTIAL, Policy, parse_policy
 from sim.record import RunResult
 from sim.simulate import simulate
 from sim.trust import Trust, around, drawn_profiles, half_width, kind, profile_title
 from sim.workflow import Workflow
+
+#: Workflows, enough to tell at which rate an engine is saturated.
+_SAMPLE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,32 @@ class Predicted(Comparison):
         """What the numbers rest on."""
         calls = sum(len(workflow.calls) for workflow in self.workflows)
         return Trust(self.profile, self.extrapolated(), calls, {name: run.engine for name, run in self.runs.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """With the limits that no order of the calls can beat, where workflows share the engines."""
+        found = super().to_json()
+        return {**found, "ceilings": self.ceilings.to_json()} if self.ceilings else found
+
+    @cached_property
+    def ceilings(self) -> Ceilings | None:
+        """What binds under this load; None for workflows that run alone, and for pools of different engines.
+
+        Rates are those of one replica times their number, from a sample of the workflows.
+        """
+        if isinstance(self.load, Alone) or len(self.fleet.pools) > 1:
+            return None
+        replicas = len(self.fleet.replicas)
+        sample = self.workflows[:: -(-len(self.workflows) // _SAMPLE)]
+        ended = latencies(self.runs[self.baseline])
+        least = no_queue_s(self.workflows, self.profile)
+        bounds = self.bounds.values()
+        return Ceilings(
+            work_span=ratio(sum(bound.work_s for bound in bounds), sum(bound.span_s for bound in bounds)),
+            no_queue=ratio(sum(ended.values()), sum(least[one] for one in ended)),
+            offered_rate=self.load.per_s if isinstance(self.load, SessionRate) else None,
+            saturation_rate=replicas * saturation(sample, self.profile, self.seed),
+            capacity_rate=replicas * capacity_rate(sample, self.profile),
+        )
 
     def limits(self) -> list[str]:
         """What is beyond what was measured, how wrong the profile was, and what an interval covers."""

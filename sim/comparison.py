@@ -22,7 +22,7 @@ from sim.policies import SEQUENTIAL, Policy
 from sim.record import RunResult
 from sim.rules import Verdict
 from sim.traces import jsonl
-from sim.workflow import COPY, Workflow
+from sim.workflow import Workflow, origin_of
 
 #: Speed-up and bound are sums of the same floats in other orders; more than this is no rounding.
 _ROUNDING = 1e-9
@@ -177,11 +177,6 @@ def unknown_shares(workflows: Sequence[Workflow]) -> tuple[float, float]:
 def unknown_tools(workflows: Sequence[Workflow]) -> int:
     """Tools whose duration nobody recorded."""
     return sum(seconds is None for workflow in workflows for seconds in workflow.tape.tool_s.values())
-
-
-def origin_of(workflow_id: str) -> str:
-    """The id of the workflow that a resampled one is a copy of, or its own."""
-    return workflow_id.partition(COPY)[0]
 
 
 def by_origin(pairs: Mapping[str, tuple[float, float]]) -> list[tuple[float, float]]:

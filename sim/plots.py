@@ -60,7 +60,7 @@ def regime_map(ax: Axes, cells: Sequence[Sequence[Any]], loads: Sequence[str], k
     from matplotlib.patches import Rectangle
 
     best = [[cell.best.speedup if cell.best else 1.0 for cell in row] for row in cells]
-    largest = max(1.05, max(map(max, best)))
+    largest = max(1.25, max(map(max, best)))
     ax.imshow(best, cmap="YlGnBu", vmin=1.0, vmax=largest, aspect="auto")
     for row, column in ((row, column) for row in range(len(cells)) for column in range(len(cells[row]))):
         cell, place = cells[row][column], (column - 0.5, row - 0.5)
@@ -70,7 +70,8 @@ def regime_map(ax: Axes, cells: Sequence[Sequence[Any]], loads: Sequence[str], k
         if cell.saturated:
             inner = (place[0] + 0.04, place[1] + 0.04)
             ax.add_patch(Rectangle(inner, 0.92, 0.92, fill=False, edgecolor=_DARK, linewidth=0.8, linestyle="--"))
-        text = f"{cell.best.speedup:.2f}x\n{cell.best.policy}" if cell.best else "none\nfinished"
+        gain = f"{cell.best.speedup:.2f}x" if cell.best else "none\nfinished"
+        text = f"{gain}\n{cell.best.policy}" if cell.best and real else gain
         dark = real and best[row][column] > 1 + 0.6 * (largest - 1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8} if not real else None
         ax.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black", bbox=box)

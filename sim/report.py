@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.choices import Choices
-from sim.comparison import Comparison, origin_of, unknown_shares, unknown_tools
+from sim.comparison import Comparison, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
 from sim.tokens import estimated
 from sim.trust import profile_title
-from sim.workflow import CLIENT
+from sim.workflow import CLIENT, origin_of
 
 
 def console() -> Console:
@@ -67,7 +67,7 @@ def print_comparison(comparison: Comparison) -> None:
     out.print(table)
     if len(comparison.frameworks()) > 1:
         out.print(_by_framework(comparison, policies))
-    for line in _sentences(comparison, policies):
+    for line in _sentences(comparison, result):
         out.print(line)
 
 
@@ -92,8 +92,16 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
     return table
 
 
-def _sentences(comparison: Comparison, policies: dict[str, Any]) -> list[str]:
-    lines = ["", f"{str(comparison.choices).capitalize()}."]
+def _binds(ceilings: dict[str, Any]) -> str:
+    sustained, most = (_number(ceilings[name]) for name in ("saturation_rate", "capacity_rate"))
+    return f"What binds: {ceilings['binds']}. async sustains {sustained} sessions/s, no policy more than {most}."
+
+
+def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
+    policies = result["policies"]
+    lines = [""]
+    lines += [_binds(result["ceilings"])] if "ceilings" in result else []
+    lines.append(f"{str(comparison.choices).capitalize()}.")
     if not isinstance(comparison.load, Alone) and policies[comparison.baseline]["bound"] is not None:
         lines.append("Under load a speed-up can exceed the bound, which holds for a workflow alone on the server.")
     everything = len(comparison.workflows)

@@ -321,3 +321,8 @@ class Workflow:
                     f"workflow {self.id}: the recorded time of {node!r} must be that of a node, from its begin to its"
                     f" end within 0 to {MAX_TOOL_S:g} s; correct it, or leave it out"
                 )
+
+
+def origin_of(workflow_id: str) -> str:
+    """The id of the workflow that a resampled one is a copy of, or its own."""
+    return workflow_id.partition(COPY)[0]

@@ -12,7 +12,8 @@ import click
 from calibration.from_server import Bench
 from calibration.validate import Study, Validation, validate
 from calibration.validate_report import facts, print_validation
-from live.measure import Setup, check_policies
+from live.measure import Setup
+from live.refusals import check_policies, check_servers
 from sim.choices import Choices
 from sim.commands.common import (
     choice_options,
@@ -84,7 +85,8 @@ def command(
     loads += map(SessionRate, rates)
     loads = loads or [Alone()]
     bench = Bench(url, {})
-    check_policies(lineup, bench.info)
+    check_policies(lineup, 1, None, {}, None)
+    check_servers(lineup, [bench.server], [bench.info])
     # Whoever ends the program keeps the loads that were measured, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = bench.plan(quick, seed)

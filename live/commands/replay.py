@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from live.measure import Measured, Setup, measure
+from live.measure import Setup, measure
+from live.measured import Measured
+from live.refusals import check_policies
 from live.server import Server
 from live.text import check_texts, load_texts
 from live.tools import parse_executor
@@ -30,6 +32,7 @@ from sim.commands.run import draws_option
 from sim.compare import compare, line_up
 from sim.comparison import Comparison
 from sim.errors import RunError
+from sim.fleet import fleet_of
 from sim.latency import load_profile
 from sim.load import Load
 from sim.report import print_comparison
@@ -40,7 +43,14 @@ from sim.trust import num_draws
 
 @click.command()
 @traces_argument
-@click.option("--server", "url", required=True, metavar="URL", help="A vLLM, such as http://127.0.0.1:8000.")
+@click.option(
+    "--server",
+    "urls",
+    multiple=True,
+    required=True,
+    metavar="URL",
+    help="A vLLM, such as http://127.0.0.1:8000; several are replicas.",
+)
 @click.option(
     "--policy",
     "policies",
@@ -50,7 +60,11 @@ from sim.trust import num_draws
     help="A policy, with parameters: async:max_parallel=4.",
 )
 @click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
-@click.option("--profile", metavar="NAME", help="Also simulate the same on this profile, and print both.")
+@click.option(
+    "--profile",
+    metavar="NAME",
+    help="Also simulate the same on this profile, and print both; estimates of policies are in its seconds.",
+)
 @draws_option
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Repetitions, in turn.")
 @click.option(
@@ -83,7 +97,7 @@ from sim.trust import num_draws
 )
 def command(
     traces: tuple[str, ...],
-    url: str,
+    urls: tuple[str, ...],
     policies: tuple[str, ...],
     baseline: str | None,
     profile: str | None,
@@ -120,13 +134,15 @@ def command(
     digest = segment_id(text_of(texts_at)) if texts_at else ""
     check_texts(texts, workflows)
     executor = parse_executor(tools, timeout_s)
+    check_policies(lineup, len(urls), settings, texts, executor)
     # First what can fail without a server: nothing that was measured may be lost for it.
-    predicted = compare(workflows, lineup, base, settings, load, seed, choices, draws=number) if settings else None
+    engine = fleet_of(settings, len(urls)) if settings else None
+    predicted = compare(workflows, lineup, base, engine, load, seed, choices, draws=number) if engine else None
     # Whoever ends the program keeps what has finished, as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with progress("sessions", repeat * len(lineup) * len(workflows)) as advance:
-        setup = Setup(repeat, timeout_s, texts, digest, hardware, executor, advance)
-        measured = measure(workflows, lineup, base, Server(url), load, seed, choices, setup)
+        setup = Setup(repeat, timeout_s, texts, digest, hardware, executor, settings, advance)
+        measured = measure(workflows, lineup, base, list(map(Server, urls)), load, seed, choices, setup)
     if as_json:
         click.echo(json.dumps(_json(measured, predicted), indent=2, allow_nan=False))
     else:

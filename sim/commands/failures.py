@@ -18,7 +18,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
-from sim.comparison import digest, origin_of, unknown_shares
+from sim.comparison import digest, unknown_shares
 from sim.failure_cost import TIMES, failure_costs
 from sim.failures import title
 from sim.latency import Profile, load_profile
@@ -27,7 +27,7 @@ from sim.stats import ALL
 from sim.tokens import estimated
 from sim.traces import LoadOptions
 from sim.trust import profile_title
-from sim.workflow import Workflow
+from sim.workflow import Workflow, origin_of
 
 
 @click.command()

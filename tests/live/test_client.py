@@ -127,7 +127,7 @@ def replay(script, repetitions=1, workflows=2):
     with scripted(script) as server:
         some = [one(f"w{number}") for number in range(workflows)]
         return measure(
-            some, policies, base, Server(server.url), ConcurrentSessions(2), 0, Choices(), Setup(repetitions, 5)
+            some, policies, base, [Server(server.url)], ConcurrentSessions(2), 0, Choices(), Setup(repetitions, 5)
         )
 
 

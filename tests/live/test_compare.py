@@ -37,7 +37,7 @@ def test_a_replay_agrees_with_its_prediction_in_memory_and_in_its_folder(server,
     policies, base = line_up(["sequential", "async"], None)
     predicted = compare(workflows, policies, base, PROFILE, ConcurrentSessions(2), seed=0)
     measured = measure(
-        workflows, policies, base, Server(server), ConcurrentSessions(2), 0, Choices(), Setup(repetitions=3)
+        workflows, policies, base, [Server(server)], ConcurrentSessions(2), 0, Choices(), Setup(repetitions=3)
     )
     agreement = compare_results(predicted, measured)
     found = agreement.metrics()

@@ -30,6 +30,7 @@ from sim import simulate
 from sim.errors import RunError
 from sim.latency import Overheads, StepTime
 from sim.policies import parse_policy
+from sim.run import Run
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 TIMEOUT_S = 20
@@ -500,7 +501,7 @@ def replay(server, workflows, policy, instants):
     """What happened, with the cache emptied before."""
     assert requests.post(f"{server.url}/reset_prefix_cache", timeout=10).status_code == 200
     before = Server(server.url).counters()
-    one = Replay(dict(enumerate(workflows)), parse_policy(policy), lambda: client(server), {})
+    one = Replay(dict(enumerate(workflows)), Run(parse_policy(policy)), [lambda: client(server)], {})
     one.open_loop(instants)
     return one.result(engine_stats(before, Server(server.url).counters()))
 

@@ -7,12 +7,16 @@ from commandline import WORKFLOW, assert_one_line, jsonl, workspan
 from strategies import profile
 
 from live.fake import FakeServer
-from live.measure import Measured, Repetition, Setup, check_policies, measure
+from live.measure import Setup, measure
+from live.measured import Measured, Repetition
+from live.refusals import check_policies, check_servers
 from live.server import Server, ServerInfo
+from live.tools import Callables
 from sim.choices import Choices
 from sim.compare import compare, line_up
 from sim.errors import RunError
 from sim.load import Alone, ConcurrentSessions, SessionRate
+from sim.policies import parse_policy
 from sim.record import EngineStats, RunResult, SessionRecord
 from sim.traces import read
 
@@ -32,7 +36,7 @@ def traces(tmp_path):
 
 def measured(server, workflows, load, repetitions=1):
     policies, base = line_up(["sequential", "async"], None)
-    return measure(workflows, policies, base, Server(server), load, 0, Choices(), Setup(repetitions))
+    return measure(workflows, policies, base, [Server(server)], load, 0, Choices(), Setup(repetitions))
 
 
 @pytest.mark.parametrize("load", [Alone(), ConcurrentSessions(2), SessionRate(20)], ids=str)
@@ -115,24 +119,44 @@ def test_check_says_what_works_and_which_flag_is_missing(server):
     assert "--scheduling-policy priority" in done.stdout
 
 
-class Urgent:
-    """As much of a policy as is looked at."""
-
-    def __init__(self):
-        self.needs = {"scheduling_policy": "priority"}
+def info(url="http://x", model="m", cache=None, **scheduler):
+    return ServerInfo(url, "0.32.0", model, 100, cache or {}, scheduler)
 
 
-def info(**scheduler):
-    return ServerInfo("http://x", "0.32.0", "m", 100, {}, scheduler)
+def checked(policy, *infos):
+    check_servers({policy: parse_policy(policy)}, [Server(one.url) for one in infos], infos)
 
 
-def test_a_policy_that_the_server_cannot_honour_is_refused_with_the_mend():
-    check_policies({"urgent": Urgent()}, info(policy="priority"))
-    check_policies({"urgent": Urgent()}, info())
+def test_a_policy_that_a_server_cannot_honour_is_refused_with_the_mend():
+    checked("demote", info(policy="priority"))
+    checked("demote", info())
     with pytest.raises(
         RunError, match="runs with scheduling_policy fcfs; restart it with --scheduling-policy priority"
     ):
-        check_policies({"urgent": Urgent()}, info(policy="fcfs"))
+        checked("demote", info(policy="priority"), info("http://y", policy="fcfs"))
+    with pytest.raises(RunError, match="enable_prefix_caching False; restart it with --enable-prefix-caching"):
+        checked("prefill_ahead", info(cache={"enable_prefix_caching": "False"}))
+
+
+def test_replicas_are_different_servers_of_one_model():
+    with pytest.raises(RunError, match="http://x: given twice"):
+        checked("async", info(), info("http://x"))
+    with pytest.raises(RunError, match="http://y: serves n, http://x serves m; replicas need one model"):
+        checked("async", info(), info("http://y", "n"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "setup", "mend"),
+    [
+        ("sticky", {}, "sticky: a router needs several replicas; give --server several times"),
+        ("prefill_ahead", {"texts": {("w", "a"): None}}, "leave out --texts"),
+        ("speculate_tool", {"executor": Callables({"f": print}, 1)}, "give --tools recorded"),
+    ],
+)
+def test_a_policy_that_cannot_be_replayed_so_is_refused_with_the_mend(policy, setup, mend):
+    given = {"replicas": 1, "profile": None, "texts": {}, "executor": None, **setup}
+    with pytest.raises(RunError, match=mend):
+        check_policies({policy: parse_policy(policy)}, **given)
 
 
 def repeated(*latencies):
@@ -152,7 +176,7 @@ def repeated(*latencies):
         seed=0,
         runs={},
         bounds={},
-        server=info(),
+        servers=[info()],
         repetitions=repetitions,
         interrupted=False,
     )

@@ -13,6 +13,7 @@ from live.tools import NOT_RUN, Callables, ToolResult
 from sim.errors import TraceError
 from sim.policies import parse_policy
 from sim.record import EngineStats
+from sim.run import Run
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 USER = {"role": "user", "content": "Is it good?"}
@@ -51,7 +52,7 @@ def replay(server, texts, executor=None, flow=None):
         return Client(server.url, "m", 10)
 
     played = Replay(
-        {0: flow or workflow()}, parse_policy("async"), connect, {"priority": 3}, texts=texts, executor=executor
+        {0: flow or workflow()}, Run(parse_policy("async")), [connect], {"priority": 3}, texts=texts, executor=executor
     )
     played.closed_loop(1)
     result = played.result(EngineStats())

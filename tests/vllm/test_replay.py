@@ -54,7 +54,7 @@ def replay(url, workflows, *policies, load=None, repetitions=1):
     lineup, base = line_up(policies, None)
     load = load or ConcurrentSessions(len(workflows))
     setup = Setup(repetitions, TIMEOUT_S)
-    return measure(workflows, lineup, base, Server(url), load, 0, Choices(), setup)
+    return measure(workflows, lineup, base, [Server(url)], load, 0, Choices(), setup)
 
 
 def profile(url):

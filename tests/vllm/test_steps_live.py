@@ -19,6 +19,7 @@ from live.steps import durations, join, read_steps, request_id
 from sim.policies import parse_policy
 from sim.record import EngineStats
 from sim.request import Request
+from sim.run import Run
 from sim.scheduler import Scheduler
 from sim.workflow import Call, Edge, Segment, Tape, Workflow
 
@@ -115,7 +116,7 @@ def replay(url, run, workflows, priority):
     """Send all workflows at once; returns the records."""
     extra = {"cache_salt": secrets.token_hex(8), "priority": priority}
     one = Replay(
-        dict(enumerate(workflows)), parse_policy("async"), lambda: Client(url, "tiny-llama", 60), extra, name=run
+        dict(enumerate(workflows)), Run(parse_policy("async")), [lambda: Client(url, "tiny-llama", 60)], extra, name=run
     )
     one.closed_loop(len(workflows))
     return one.result(EngineStats()).records

@@ -11,6 +11,7 @@ from live.text import check_texts, load_texts
 from live.tools import Callables
 from sim.policies import parse_policy
 from sim.record import EngineStats
+from sim.run import Run
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
 USER = {"role": "user", "content": "Is it good?"}
@@ -97,8 +98,8 @@ def test_a_result_goes_back_to_the_model_also_after_a_call_that_was_cut_off(tmp_
 
     played = Replay(
         {0: workflow()},
-        parse_policy("async"),
-        lambda: Client(url, "tiny-llama", 60),
+        Run(parse_policy("async")),
+        [lambda: Client(url, "tiny-llama", 60)],
         {"cache_salt": f"texts {max_tokens}"},
         texts=texts,
         executor=Callables({"finish": finish}, 10),
