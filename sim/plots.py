@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ def regime_map(ax: Axes, cells: Sequence[Sequence[Any]], loads: Sequence[str], k
     best = [[cell.best.speedup if cell.best else 1.0 for cell in row] for row in cells]
     largest = max(1.25, max(map(max, best)))
     ax.imshow(best, cmap="YlGnBu", vmin=1.0, vmax=largest, aspect="auto")
-    for row, column in ((row, column) for row in range(len(cells)) for column in range(len(cells[row]))):
+    for row, column in product(range(len(cells)), range(len(loads))):
         cell, place = cells[row][column], (column - 0.5, row - 0.5)
         real = bool(cell.best and cell.best.is_real)
         if not real:

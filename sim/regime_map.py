@@ -29,8 +29,10 @@ Pairs = Mapping[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class Axes:
-    """What the map spans. ``loads``: offered sessions per second as shares of what the server sustains with all of its
-    KV blocks; ``kv_shares``: of the profile's blocks; ``slots``: max_num_seqs, one map for each.
+    """What the map spans.
+
+    ``loads``: offered sessions per second as shares of what the server sustains with the most KV blocks;
+    ``kv_shares``: of the profile's blocks; ``slots``: max_num_seqs, one map for each.
     """
 
     loads: Sequence[float]

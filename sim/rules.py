@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from sim.detector import Detector
 from sim.foresight import Estimate, Information
+from sim.retention import Retention as Kept
 from sim.signals import Signals
 from sim.workflow import Call, Node, Segment
 
@@ -171,11 +172,20 @@ class Router(Rule, ABC):
         """The number of one of the replicas, of which there are several."""
 
 
-class Retention(Rule):
+class Retention(Rule, ABC):
     """What becomes of KV blocks that no running request holds; `sim.retention` has what the simulated engine does."""
 
     kind = "retention"
     runs_on: ClassVar[RunsOn] = "simulation only"
+    #: How far a call to come is: in seconds or in nodes of the longest path to it; None: not asked.
+    distance: ClassVar[Literal["seconds", "nodes"] | None] = None
+    #: Whether it knows workflows before they arrive.
+    foresees_arrivals: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def kept(self) -> Kept:
+        """What the engine keeps."""
 
 
 class Ahead(Rule, ABC):

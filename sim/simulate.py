@@ -6,7 +6,7 @@ import operator
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, count, islice
 
 import simpy
@@ -15,12 +15,14 @@ from sim.engine import Events, Sent, SimulatedServer
 from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
 from sim.load import Alone, Load, SessionRate, in_order
+from sim.outlook import Outlook
 from sim.policies import Policy
 from sim.record import Extras, Record, RunResult, SessionRecord, Status, joined
 from sim.request import Request
-from sim.rules import Served
+from sim.retention import LRU
+from sim.rules import Retention, Served
 from sim.session import Start
-from sim.signals import pooled
+from sim.signals import Signals, pooled
 from sim.workflow import Call, Segment, Workflow
 from sim.world import World
 
@@ -82,9 +84,13 @@ class _Driver:
     def __init__(self, world: World, workflows: Mapping[int, Workflow], macro_steps: bool = True) -> None:
         self._env = simpy.Environment()
         self._fleet = world.fleet.set_for(world.policy)
+        retention = world.policy.rule(Retention)
+        kept = retention.kept if retention else LRU
         self._servers = [
-            SimulatedServer(self._env, pool.profile, self._call_done, macro_steps) for pool in self._fleet.replicas
+            SimulatedServer(self._env, pool.profile, self._call_done, macro_steps, None, kept, pool.cpu_tier)
+            for pool in self._fleet.replicas
         ]
+        self._outlook = Outlook(retention, self._servers, workflows, self._fleet.least_times_s)
         self._run = world.run()
         self._workflows = workflows
         self._open: dict[int, _Open] = {}
@@ -129,15 +135,22 @@ class _Driver:
         """Let the policy see the engines now and then, as long as there are workflows."""
         while self._num_over < len(self._workflows):
             yield self._env.timeout(every_s)
-            told = [self._env.event() for _ in self._servers]
-            for server, event in zip(self._servers, told, strict=True):
-                server.observe(event.succeed)
-            yield simpy.AllOf(self._env, told)
-            self._start(self._run.tick(pooled([event.value for event in told]), self._env.now))
+            told: list[Signals] = []
+            all_told = self._env.event()
+            for server in self._servers:
+                server.observe(partial(self._told, told, all_told))
+            yield all_told
+            self._start(self._run.tick(pooled(told), self._env.now))
+
+    def _told(self, told: list[Signals], all_told: simpy.Event, signals: Signals) -> None:
+        told.append(signals)
+        if len(told) == len(self._servers):
+            all_told.succeed()
 
     def _arrive(self, session: int) -> None:
         workflow = self._workflows[session]
         self._open[session] = _Open(workflow, self._env.now)
+        self._outlook.arrived(session)
         self._start(self._run.arrive(session, workflow, self._env.now))
 
     def _start(self, starts: Iterable[Start]) -> None:
@@ -180,6 +193,8 @@ class _Driver:
         else:
             self._open[start.session].tool_s += seconds
             self._extras += Extras(guessed_tools=int(start.purpose == "guess"))
+        if start.purpose in ("work", "guess"):
+            self._outlook.done(start.session, start.node)
         return self._run.finish(start, self._env.now)
 
     def _call_done(self, sent: Sent) -> None:
@@ -191,6 +206,8 @@ class _Driver:
         if sent.reason:
             starts = self._run.fail(start, self._env.now)
         else:
+            if start.purpose == "work":
+                self._outlook.done(sent.session, start.node)
             starts = self._run.finish(start, self._env.now, _served(sent))
         self._go_on(sent.session, starts)
 
@@ -203,6 +220,7 @@ class _Driver:
         if not self._run.over(session) or state.finished_s is not None:
             return
         state.finished_s = self._env.now
+        self._outlook.over(session)
         self._num_over += 1
         if self._refill:
             for following in islice(self._to_come, 1):

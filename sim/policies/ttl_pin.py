@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.errors import PolicyError
-from sim.retention import TtlPin
 from sim.retention import Retention as Kept
+from sim.retention import TtlPin
 from sim.rules import Retention
 
 

@@ -23,6 +23,7 @@ from sim.fleet import fleet_of
 from sim.foresight import Information
 from sim.load import ConcurrentSessions, SessionRate
 from sim.policies import Policy, parse_policy, policies
+from sim.retention import LRU
 from sim.rules import KINDS, Ahead, Dispatch, Gate, Informed, Retention, Router, RunsOn, Speculation, Verdict
 from sim.run import Run
 from sim.session import Session
@@ -281,6 +282,7 @@ class NosyRouter(Nosy, Router):
 @dataclass(frozen=True)
 class NosyRetention(Nosy, Retention):
     name = "nosy_retention"
+    kept = LRU
 
 
 @dataclass(frozen=True)
