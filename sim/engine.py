@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,8 +16,10 @@ from sim.latency import Profile, StepClock
 from sim.record import EngineStats
 from sim.regimes import Regimes
 from sim.request import Batch, Request
+from sim.retention import LRU, CpuTier, Retention
 from sim.scheduler import Scheduler
-from sim.workflow import Call
+from sim.signals import Signals
+from sim.workflow import Call, Workflow
 
 Events = Generator[simpy.Event, Any, None]
 
@@ -54,9 +57,11 @@ class SimulatedServer:
     step is scheduled is in time for it.
 
     While the same requests decode, steps differ only in the KV they read, one token more per request each time.
-    Such a run of steps is one event, cut short where a request arrives; ``macro_steps=False`` makes every step an
-    event of its own, with the same result. Only then can ``on_tokens`` be told of every token: after each step, at
-    the instant at which they are with the client, the calls that got one.
+    Such a run of steps is one event, cut short where a request arrives or anything else comes from outside;
+    ``macro_steps=False`` makes every step an event of its own, with the same result. Only then can ``on_tokens`` be
+    told of every token: after each step, at the instant at which they are with the client, the calls that got one.
+
+    ``retention`` other than `LRU` and a ``cpu_tier`` are more than the modelled vLLM has.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class SimulatedServer:
         on_done: Callable[[Sent], None],
         macro_steps: bool = True,
         on_tokens: Callable[[list[Sent]], None] | None = None,
+        retention: Retention = LRU,
+        cpu_tier: CpuTier | None = None,
     ) -> None:
         assert not (macro_steps and on_tokens)
         self._env = env
@@ -73,11 +80,14 @@ class SimulatedServer:
         self._overheads = profile.overheads
         self._settings = profile.engine
         self._macro_steps = macro_steps
-        self._scheduler = Scheduler(profile.engine)
+        self._scheduler = Scheduler(profile.engine, retention, cpu_tier)
+        self._load_token_s = cpu_tier.load_token_s if cpu_tier else 0.0
         self._on_done, self._on_tokens = on_done, on_tokens
         self._sent: dict[Request, Sent] = {}
         self._inbox: list[Request] = []
         self._aborted: list[Request] = []
+        self._changes: list[Callable[[], None]] = []
+        self._observers: list[Callable[[Signals], object]] = []
         self._last_input_s = -profile.overheads.input_gap_s
         self._wake = env.event()
         self._can_be_cut = False
@@ -112,6 +122,7 @@ class SimulatedServer:
         if sent.reason:
             self._later(0.0, partial(self._on_done, sent))
             return
+        sent.request.session = sent.session
         seen_s = max(sent.sent_s + self._overheads.input_s, self._last_input_s + self._overheads.input_gap_s)
         self._last_input_s = seen_s
         if seen_s > self._env.now:
@@ -126,6 +137,37 @@ class SimulatedServer:
         """
         sent.reason = "aborted"
         self._aborted.append(sent.request)
+        self._cut_short()
+
+    def observe(self, tell: Callable[[Signals], object]) -> None:
+        """Tell once how things stand when the step under way has ended; at once where there is none.
+
+        "At once" is an event of no delay. One that is asked for while it is told is told of the next step.
+        """
+        self._observers.append(tell)
+        if self._sent:
+            self._cut_short()
+        else:
+            self._later(0.0, self._tell_observers)
+
+    def expect(self, session: int, workflow: Workflow, distances: Mapping[str, float]) -> None:
+        """The session will make these calls, call id -> how far off; it has made no progress yet.
+
+        This, `advance` and `release` count from the next step that is scheduled on, and do nothing where the
+        retention does not ask for them.
+        """
+        if self._scheduler.upcoming is not None:
+            self._change(lambda: self._expect(session, workflow, distances))
+
+    def advance(self, session: int, progress: float) -> None:
+        """The session's calls are nearer by ``progress`` than `expect` said; negative: farther off."""
+        if self._scheduler.upcoming is not None:
+            self._change(partial(self._scheduler.upcoming.advance, session, progress))
+
+    def release(self, session: int) -> None:
+        """The session is over: nothing is kept for it any more."""
+        if self._scheduler.upcoming is not None or self._scheduler.pins is not None:
+            self._change(partial(self._scheduler.release, session))
 
     def reset_prefix_cache(self) -> bool:
         """Empty the prefix cache; False, and nothing done, while a call runs."""
@@ -138,9 +180,26 @@ class SimulatedServer:
         self._inbox.append(sent.request)
         if not self._wake.triggered:
             self._wake.succeed()
+        self._cut_short()
+
+    def _cut_short(self) -> None:
+        """End the run of steps with the one under way, so that what has happened counts from the next on."""
         if self._can_be_cut:
             self._can_be_cut = False
             self._process.interrupt()
+
+    def _change(self, act: Callable[[], None]) -> None:
+        self._changes.append(act)
+        self._cut_short()
+
+    def _make_changes(self) -> None:
+        for act in self._changes:
+            act()
+        self._changes.clear()
+
+    def _expect(self, session: int, workflow: Workflow, distances: Mapping[str, float]) -> None:
+        assert self._scheduler.upcoming is not None
+        self._scheduler.upcoming.expect(self._scheduler.prefixes, session, workflow, distances)
 
     def _loop(self) -> Events:
         while True:
@@ -165,14 +224,40 @@ class SimulatedServer:
                     following = self._scheduler.skip(last, steps - 1)
                     batch, ahead = (last, following) if ahead else (following, None)
                 self._end(batch)
+                self._tell_observers()
             if ahead:
                 self._scheduler.update(ahead)
+            # Who asked before all calls were aborted.
+            self._tell_observers()
             self._wake = self._env.event()
 
+    def _tell_observers(self) -> None:
+        if self._observers:
+            observers, self._observers = self._observers, []
+            for tell in observers:
+                tell(self._signals())
+
+    def _signals(self) -> Signals:
+        self._make_changes()
+        scheduler, pool = self._scheduler, self._scheduler.pool
+        return Signals(
+            kv_use=1 - pool.num_free_blocks / pool.num_usable_blocks,
+            kv_tokens=pool.num_usable_blocks * self._settings.block_size,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+        )
+
     def _schedule(self) -> Batch:
+        if self._changes:
+            self._make_changes()
         for request in self._inbox:
-            self._sent[request].queued_s = self._env.now
+            sent = self._sent[request]
+            sent.queued_s = self._env.now
             self._scheduler.add(request)
+            if self._scheduler.upcoming is not None:
+                self._scheduler.upcoming.sent(sent.session, sent.call.id)
         self._inbox.clear()
         for request in self._aborted:
             # Not one that has ended in the meantime, or never got here.
@@ -198,6 +283,9 @@ class SimulatedServer:
             batch.attention_pairs,
         )
         seconds = self._clock.steps_s(first, rows, count)
+        if batch.loaded_tokens:
+            # A step that admits is never repeated.
+            seconds += self._load_token_s * batch.loaded_tokens
         self._can_be_cut = count > 1
         try:
             yield _Passed(self._env, seconds)
@@ -215,7 +303,7 @@ class SimulatedServer:
         return steps
 
     def _end(self, batch: Batch) -> None:
-        grown, finished = self._scheduler.update(batch)
+        grown, finished = self._scheduler.update(batch, self._env.now)
         told_s = self._env.now + self._overheads.output_s
         for request in grown:
             if request.num_output_tokens == 1:
@@ -227,7 +315,19 @@ class SimulatedServer:
         for request in finished:
             sent = self._sent.pop(request)
             sent.finished_s = told_s
+            self._let_pin_expire(sent.session)
             self._tell(partial(self._on_done, sent))
+
+    def _let_pin_expire(self, session: int) -> None:
+        pins = self._scheduler.pins
+        if pins is not None and math.isfinite(pins.tau_s):
+            expires_s = self._env.now + pins.tau_s
+            expire = partial(self._expire, session, expires_s)
+            self._later(pins.tau_s, partial(self._change, expire))
+
+    def _expire(self, session: int, expires_s: float) -> None:
+        assert self._scheduler.pins is not None
+        self._scheduler.pins.expire(self._scheduler.pool, session, expires_s)
 
     def _tell(self, act: Callable[[], None]) -> None:
         if self._overheads.output_s:

@@ -8,8 +8,9 @@ as good as another, are a number.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sim.workflow import Segment
 
@@ -79,18 +80,19 @@ class Prefixes:
 
 
 class Extent:
-    """Blocks ``first`` to ``stop`` of one path, all held by the same requests, or all free.
+    """Blocks ``first`` to ``stop`` of one path, all held by the same requests and ``pins``, or all free.
 
     ``path`` is 0 for free blocks without content. ``before`` and ``after`` are neighbours in the free queue.
     """
 
-    __slots__ = ("after", "before", "first", "holders", "path", "stop")
+    __slots__ = ("after", "before", "first", "holders", "path", "pins", "stop")
 
     def __init__(self, path: int, first: int, stop: int) -> None:
         self.path = path
         self.first = first
         self.stop = stop
         self.holders: list[Holding] = []
+        self.pins: tuple[Holding, ...] = ()
         self.before = self.after = self
 
     def __len__(self) -> int:
@@ -128,7 +130,17 @@ class Found:
         """The prefix goes on with these blocks."""
         self.parts.append((extent, first, stop))
         self.num_blocks = stop
-        self.num_free += 0 if extent.holders else stop - first
+        self.num_free += 0 if extent.holders or extent.pins else stop - first
+
+
+class NextUse(Protocol):
+    """How soon content is read again; the numbers stay the same as long as ``version`` does."""
+
+    version: int
+
+    def next_use(self, path: int) -> float:
+        """How far off the next reader of the path is: no farther than that of a path it is a prefix of; inf: none."""
+        ...
 
 
 class BlockPool:
@@ -137,16 +149,27 @@ class BlockPool:
     The free queue begins with blocks without content: those freed to its front, and those never used. Then come the
     extents freed to its end; each loses its last block first. ``unhashed_first``: blocks without cached content go
     to the front and so are reused first (``BlockPool.free_blocks``, in 0.26.0 and 0.32.0, not yet in 0.19.0).
-    ``num_shared`` counts the holders of every block beyond its first.
+    ``num_shared`` counts the holders of every block beyond its first; a pin holds blocks but reads none, so it is no
+    holder. With ``upcoming`` the free content that is read again last is lost first, and ``on_evicted`` is told
+    (path, first, stop) of what is lost: both are more than vLLM has.
     """
 
-    def __init__(self, num_gpu_blocks: int, unhashed_first: bool = True) -> None:
+    def __init__(
+        self,
+        num_gpu_blocks: int,
+        unhashed_first: bool = True,
+        upcoming: NextUse | None = None,
+        on_evicted: Callable[[int, int, int], None] | None = None,
+    ) -> None:
         # One is vLLM's null block.
         self.num_usable_blocks = self.num_free_blocks = self._num_empty = num_gpu_blocks - 1
         self.num_shared = 0
         self._unhashed_first = unhashed_first
         self._queue = Extent(0, 0, 0)
         self._cached: dict[int, list[Extent]] = {}
+        self._upcoming, self._on_evicted = upcoming, on_evicted
+        self._ranked: list[Extent] = []
+        self._ranked_at = -1
 
     def find(self, keys: Keys, limit: int) -> Found:
         """The longest cached prefix of at most ``limit`` blocks; nothing is taken."""
@@ -174,12 +197,13 @@ class BlockPool:
                 self._cut(extent, end)
             if extent.holders:
                 self.num_shared += len(extent)
-            else:
+            elif not extent.pins:
                 extent.leave_queue()
                 self.num_free_blocks -= len(extent)
             extent.holders.append(holding)
             holding.extents.append(extent)
         holding.num_blocks = holding.num_registered = found.num_blocks
+        self._ranked_at = -1
 
     def take(self, holding: Holding, count: int) -> None:
         """``count`` blocks more, from the front of the free queue; what they had cached is lost now."""
@@ -189,10 +213,12 @@ class BlockPool:
         short = count - self._num_empty
         self._num_empty = max(-short, 0)
         while short > 0:
-            extent = self._queue.after
+            extent = self._queue.after if self._upcoming is None else self._farthest(self._upcoming)
             lost = min(short, len(extent))
             extent.stop -= lost
             short -= lost
+            if self._on_evicted and extent.path:
+                self._on_evicted(extent.path, extent.stop, extent.stop + lost)
             if extent.first == extent.stop:
                 extent.leave_queue()
                 self._forget(extent)
@@ -201,7 +227,7 @@ class BlockPool:
         """From now on the blocks before ``stop`` can be found; of several with one content the first registered is."""
         last = holding.extents[-1] if holding.extents else None
         copies = self._cached.get(keys.path(stop - 1))
-        if last and copies and copies[-1] is last and len(last.holders) == 1:
+        if last and copies and copies[-1] is last and len(last.holders) == 1 and not last.pins:
             # More of a path that nobody else has: nearly always the case.
             last.stop = holding.num_registered = stop
             return
@@ -224,11 +250,29 @@ class BlockPool:
             extent.holders.remove(holding)
             if extent.holders:
                 self.num_shared -= len(extent)
-            else:
+            elif not extent.pins:
                 self.num_free_blocks += len(extent)
                 extent.queue_before(self._queue)
         holding.extents.clear()
         holding.num_blocks = holding.num_registered = 0
+        self._ranked_at = -1
+
+    def pin(self, pin: Holding, holding: Holding) -> None:
+        """Let the pin hold what can be found of a request's blocks, beside what it holds already."""
+        for extent in holding.extents:
+            if pin not in extent.pins:
+                extent.pins += (pin,)
+                pin.extents.append(extent)
+
+    def unpin(self, pin: Holding) -> None:
+        """The pin ends; what nobody else holds is free, as if it had been used until now."""
+        for extent in reversed(pin.extents):
+            extent.pins = tuple(other for other in extent.pins if other is not pin)
+            if not extent.holders and not extent.pins:
+                self.num_free_blocks += len(extent)
+                extent.queue_before(self._queue)
+        pin.extents.clear()
+        self._ranked_at = -1
 
     def num_shared_without(self, absent: Iterable[Holding]) -> int:
         """`num_shared` if these held nothing."""
@@ -246,11 +290,29 @@ class BlockPool:
         copies = self._cached[extent.path]
         copies.insert(copies.index(extent) + 1, upper)
         upper.holders += extent.holders
-        for holding in extent.holders:
+        upper.pins = extent.pins
+        for holding in (*extent.holders, *extent.pins):
             holding.extents.insert(holding.extents.index(extent) + 1, upper)
-        if not extent.holders:
+        if not extent.holders and not extent.pins:
             upper.queue_before(extent)
         return upper
+
+    def _farthest(self, upcoming: NextUse) -> Extent:
+        """The free extent to lose blocks next: without content, or read again last; then the deepest, then LRU.
+
+        What extends a prefix lies deeper, so it is lost before the prefix.
+        """
+        if self._ranked_at != upcoming.version:
+            self._ranked_at = upcoming.version
+            self._ranked = []
+            extent = self._queue.before
+            while extent is not self._queue:
+                self._ranked.append(extent)
+                extent = extent.before
+            self._ranked.sort(key=lambda one: (not one.path, upcoming.next_use(one.path), one.first))
+        while self._ranked[-1].first == self._ranked[-1].stop:
+            self._ranked.pop()
+        return self._ranked[-1]
 
     def _forget(self, extent: Extent) -> None:
         copies = self._cached.get(extent.path)

@@ -14,7 +14,8 @@ class Request:
     """One call inside the engine. ``num_tokens`` counts the prompt and the tokens that have come back.
 
     ``content``: prompt and answer cut into other segments, where their own would not show which tokens are the same.
-    ``keys`` name the full blocks of prompt and answer; ``num_cached_tokens`` is None before admission. With
+    ``keys`` name the full blocks of prompt and answer; ``num_cached_tokens`` is None before admission. A server
+    says of which ``session`` it is. With
     asynchronous scheduling ``num_output_placeholders`` tokens are computed but not back yet, and after a
     preemption ``num_stale_output_tokens`` of the tokens in flight belong to the time before it. While the request is a
     member of `Decoding`, its counters of tokens stand still.
@@ -26,6 +27,7 @@ class Request:
     arrival_s: float = 0.0
     number: int = 0
     content: tuple[Segment, ...] = ()
+    session: int = 0
     num_prompt_tokens: int = field(init=False)
     num_tokens: int = field(init=False)
     max_num_tokens: int = field(init=False)
@@ -74,8 +76,9 @@ class Batch:
     """One step: ``num_decoding`` members of `Decoding`, rows of other requests, and the sums its time depends on.
 
     Each row reads the KV of its context once; of ``distinct_kv_tokens`` a block that several rows share is one. A
-    prefill chunk of n tokens after c computed ones attends to n * c + n * (n + 1) / 2 pairs. ``clock`` is that of
-    `Decoding` after the step was composed; ``loose`` are members that left while the step was under way.
+    prefill chunk of n tokens after c computed ones attends to n * c + n * (n + 1) / 2 pairs. ``loaded_tokens`` come
+    from the CPU tier. ``clock`` is that of `Decoding` after the step was composed; ``loose`` are members that left
+    while the step was under way, ``num_gone`` rows are computed in vain, as their requests were aborted then.
     """
 
     preempted: list[Request]
@@ -86,13 +89,15 @@ class Batch:
     distinct_kv_tokens: int
     prefill_tokens: int = 0
     attention_pairs: int = 0
+    loaded_tokens: int = 0
+    num_gone: int = 0
     rows: list[Row] = field(default_factory=list)
     loose: list[Request] = field(default_factory=list)
 
     @property
     def num_rows(self) -> int:
         """Requests in the step."""
-        return self.num_decoding + len(self.rows)
+        return self.num_decoding + len(self.rows) + self.num_gone
 
     @property
     def num_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 Rules and names are those of vLLM 0.32.0, ``vllm/v1/core/sched/scheduler.py`` (S), ``async_scheduler.py`` and
 ``kv_cache_manager.py``; where 0.26.0 or older differs, the version is named. Speculative decoding, LoRA,
-multi-modal inputs and KV connectors are left out.
+multi-modal inputs and KV connectors are left out. What `sim.retention` adds is not in vLLM.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from operator import attrgetter
 from sim.decoding import Decoding
 from sim.kv import BlockPool, Found, Prefixes
 from sim.request import Batch, Request, Row
+from sim.retention import LRU, CpuTier, FarthestFirst, Offloaded, Pins, Retention, TtlPin, Upcoming
 from sim.settings import EngineSettings
 
 #: Where two requests do the same thing in one step, the one admitted first comes first.
@@ -62,27 +63,59 @@ class Queue:
             self._fcfs.remove(request)
 
 
+class _WatchedQueue(Queue):
+    """A queue that tells what those who wait in it will read."""
+
+    def __init__(self, by_priority: bool, upcoming: Upcoming) -> None:
+        super().__init__(by_priority)
+        self._upcoming = upcoming
+
+    def pop(self) -> Request:
+        request = super().pop()
+        self._upcoming.leave(request.keys)
+        return request
+
+    def add(self, request: Request) -> None:
+        self._upcoming.wait(request.keys)
+        super().add(request)
+
+    def put_back(self, request: Request) -> None:
+        self._upcoming.wait(request.keys)
+        super().put_back(request)
+
+    def remove(self, request: Request) -> None:
+        super().remove(request)
+        self._upcoming.leave(request.keys)
+
+
 class Scheduler:
     """The waiting and the running requests of one engine, and its KV blocks.
 
     `schedule` composes a step, `update` takes in its result. Without asynchronous scheduling they alternate;
-    with it the next step is scheduled before the result of the one that runs is in.
+    with it the next step is scheduled before the result of the one that runs is in. ``pins`` and ``upcoming`` are
+    None unless the retention has them. ``prefix_queries`` and ``prefix_hits`` are those of `sim.signals`.
     """
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, retention: Retention = LRU, cpu_tier: CpuTier | None = None) -> None:
         self._settings = settings
         self._block_size = settings.block_size
         self._by_priority = settings.scheduling_policy == "priority"
         self.prefixes = Prefixes(settings.block_size)
-        self.pool = BlockPool(settings.num_gpu_blocks, settings.frees_unhashed_first)
+        self.pins = Pins(retention.tau_s) if isinstance(retention, TtlPin) and retention.tau_s > 0 else None
+        self.upcoming = Upcoming() if isinstance(retention, FarthestFirst) else None
+        self._cpu_tier = cpu_tier
+        self._empty_cache()
         self._watermark = int(settings.watermark * settings.num_gpu_blocks)
-        self.waiting = Queue(self._by_priority)
+        self.waiting = (
+            _WatchedQueue(self._by_priority, self.upcoming) if self.upcoming is not None else Queue(self._by_priority)
+        )
         self.running: list[Request] = []
         self._lag = int(settings.async_scheduling)
         self._decoding = Decoding(settings.block_size, self._lag)
         self._others: dict[Request, None] = {}
         self._under_way: list[Batch] = []
         self._num_admitted = 0
+        self.prefix_queries = self.prefix_hits = 0
 
     def add(self, request: Request) -> None:
         """Queue a request that `EngineSettings.refusal` has nothing against."""
@@ -108,12 +141,12 @@ class Scheduler:
         batch = Batch(preempted, len(decoding), decoding.clock, len(decoding), decoding.kv_tokens, 0)
         # S.schedule: a step that preempted a request admits none.
         if self.waiting and not preempted:
-            self._schedule_waiting(rows, budget, threshold)
+            batch.loaded_tokens = self._schedule_waiting(rows, budget, threshold)
         self._fill(batch, rows)
         self._under_way.append(batch)
         return batch
 
-    def update(self, batch: Batch) -> tuple[list[Request], list[Request]]:
+    def update(self, batch: Batch, now_s: float = 0.0) -> tuple[list[Request], list[Request]]:
         """The step is done (``S.update_from_output``): whose counters grew, and who has finished.
 
         Members of `Decoding` grow too, without being named: none of them gets its first or its last token.
@@ -126,6 +159,8 @@ class Scheduler:
             if request.running:
                 self.running.remove(request)
                 del self._others[request]
+                if self.pins is not None:
+                    self.pins.pin(self.pool, request.session, request.blocks, now_s)
                 self._free(request)
             else:
                 self.waiting.remove(request)
@@ -144,7 +179,9 @@ class Scheduler:
         for member in self._decoding.leave_all():
             self._leave(member)
         for batch in self._under_way:
-            batch.rows = [row for row in batch.rows if row.request is not request]
+            rows = [row for row in batch.rows if row.request is not request]
+            batch.num_gone += len(batch.rows) - len(rows)
+            batch.rows = rows
             batch.loose = [loose for loose in batch.loose if loose is not request]
         if request.running:
             self.running.remove(request)
@@ -157,11 +194,17 @@ class Scheduler:
         """Let nothing that is cached be found any more; False, and nothing done, while a request runs."""
         if self.running:
             return False
-        settings = self._settings
-        self.pool = BlockPool(settings.num_gpu_blocks, settings.frees_unhashed_first)
-        if not self.waiting:
-            self.prefixes = Prefixes(settings.block_size)
+        self._empty_cache()
+        if not self.waiting and not self.upcoming:
+            self.prefixes = Prefixes(self._block_size)
         return True
+
+    def release(self, session: int) -> None:
+        """The session is over: nothing is kept for it any more."""
+        if self.pins is not None:
+            self.pins.end(self.pool, session)
+        if self.upcoming is not None:
+            self.upcoming.forget(session)
 
     def all_rows(self, batch: Batch) -> list[tuple[Request, int, int]]:
         """(request, tokens, tokens computed before) of the batch just scheduled, in vLLM's order."""
@@ -176,7 +219,7 @@ class Scheduler:
         Zero unless every running request decodes in it. Then it ends with the first answer that ends, with the
         blocks, or where a waiting request could get in.
         """
-        if batch.rows or self._others or self._can_admit():
+        if batch.rows or self._others or not batch.num_decoding or self._can_admit():
             return 0
         return self._decoding.steps_until(self.pool.num_free_blocks)
 
@@ -189,6 +232,15 @@ class Scheduler:
         batch.clock = self._decoding.clock
         self._under_way = [batch] * self._lag
         return self.schedule()
+
+    def _empty_cache(self) -> None:
+        """A pool in which nothing is held, cached or pinned, and an empty tier."""
+        settings, tier = self._settings, self._cpu_tier
+        self._offloaded = Offloaded(tier.num_blocks) if tier else None
+        on_evicted = self._offloaded.put if self._offloaded is not None else None
+        self.pool = BlockPool(settings.num_gpu_blocks, settings.frees_unhashed_first, self.upcoming, on_evicted)
+        if self.pins is not None:
+            self.pins.clear()
 
     def _can_admit(self) -> bool:
         """Whether a waiting request may get in although nobody ends.
@@ -227,6 +279,8 @@ class Scheduler:
                 rows[request] = (num_new, request.num_computed_tokens)
                 budget -= num_new
                 needed += self._num_blocks(request.num_computed_tokens + num_new) - request.blocks.num_blocks
+        while self.pins and needed > self.pool.num_free_blocks:
+            self.pins.end_first(self.pool)
         return rows if needed <= self.pool.num_free_blocks else None
 
     def _carry_out(self, rows: dict[Request, tuple[int, int]]) -> int:
@@ -308,39 +362,62 @@ class Scheduler:
         victim.num_preemptions += 1
         self.waiting.put_back(victim)
 
-    def _schedule_waiting(self, rows: dict[Request, tuple[int, int]], budget: int, threshold: int) -> None:
-        """Admit from the head of the queue; the first that does not fit stops all behind it."""
-        settings = self._settings
+    def _schedule_waiting(self, rows: dict[Request, tuple[int, int]], budget: int, threshold: int) -> int:
+        """Admit from the head of the queue; the first that does not fit stops all behind it.
+
+        Returns how many tokens are to be loaded from the CPU tier.
+        """
+        settings, loaded_blocks = self._settings, 0
         while self.waiting and budget > 0 and len(self.running) < settings.max_num_seqs:
             request = self.waiting.head()
             # The step that preempts admits none, so with two batches in the queue its tokens from before the
             # preemption have all come back; vLLM's rule for a deeper queue is not needed.
             assert not request.num_stale_output_tokens
-            found = self.pool.find(request.keys, (request.num_tokens - 1) // self._block_size)
-            computed = found.num_blocks * self._block_size
+            limit = (request.num_tokens - 1) // self._block_size
+            found, offloaded = self.pool.find(request.keys, limit), 0
+            if self._offloaded is not None:
+                offloaded = self._offloaded.num_found(request.keys, found.num_blocks, limit)
+            computed = (found.num_blocks + offloaded) * self._block_size
             num_new = request.num_tokens - computed
             num_new = min(num_new, threshold or num_new)
             # Without chunked prefill a prompt waits until it fits whole.
             if num_new > budget and not settings.enable_chunked_prefill:
                 break
             num_new = min(num_new, budget)
-            if not self._admit(request, found, num_new):
-                break
+            if not self._admit(request, found, offloaded, num_new):
+                if self.running or not self.pins:
+                    break
+                self.pins.end_first(self.pool)
+                continue
+            loaded_blocks += offloaded
+            if self.pins is not None:
+                self.pins.end(self.pool, request.session)
             self.running.append(self.waiting.pop())
             self._others[request] = None
             request.admitted = self._num_admitted = self._num_admitted + 1
             rows[request] = (num_new, computed)
             budget -= num_new
+        return loaded_blocks * self._block_size
 
-    def _admit(self, request: Request, found: Found, num_new: int) -> bool:
-        """``KVCacheManager.allocate_slots`` for a waiting request."""
-        computed = found.num_blocks * self._block_size
+    def _admit(self, request: Request, found: Found, offloaded: int, num_new: int) -> bool:
+        """``KVCacheManager.allocate_slots`` for a waiting request; ``offloaded`` of its blocks are in the CPU tier."""
+        computed = (found.num_blocks + offloaded) * self._block_size
         # scheduler_reserve_full_isl: all tokens known so far must fit, not only the first chunk.
         reserved = request.num_tokens if self._settings.scheduler_reserve_full_isl else computed + num_new
         needed = self._num_blocks(reserved) - found.num_blocks + found.num_free
         if needed + (self._watermark if self.running else 0) > self.pool.num_free_blocks:
             return False
         self.pool.share(request.blocks, found)
+        if self._offloaded is not None and offloaded:
+            stop = found.num_blocks + offloaded
+            # They leave the tier first: what is evicted for them could push them out.
+            self._offloaded.remove(request.keys, found.num_blocks, stop)
+            self.pool.take(request.blocks, offloaded)
+            self.pool.register(request.blocks, request.keys, stop)
+        if self._settings.enable_prefix_caching and not request.num_preemptions:
+            # S.schedule, `record_prefix_cache_stats`: what a connector loads is counted elsewhere.
+            self.prefix_queries += request.num_tokens
+            self.prefix_hits += found.num_blocks * self._block_size
         request.num_computed_tokens = computed
         request.running = True
         if request.num_cached_tokens is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -20,7 +21,7 @@ from sim.request import Request
 from sim.rules import Served
 from sim.session import Start
 from sim.signals import pooled
-from sim.workflow import Call, Segment, Tool, Workflow
+from sim.workflow import Call, Segment, Workflow
 from sim.world import World
 
 
@@ -140,11 +141,19 @@ class _Driver:
         self._start(self._run.arrive(session, workflow, self._env.now))
 
     def _start(self, starts: Iterable[Start]) -> None:
-        for start in starts:
-            if isinstance(start.node, Tool):
-                self._env.process(self._tool(start, start.node))
-            else:
+        pending, ended = deque(starts), []
+        while pending:
+            start = pending.popleft()
+            if isinstance(start.node, Call):
                 self._send(start, start.node)
+            elif seconds := self._tool_s(start):
+                self._env.process(self._tool(start, seconds))
+            else:
+                # At once, so that what follows is in time for a step that is scheduled at this very instant.
+                pending.extend(self._tool_done(start, 0.0))
+                ended.append(start.session)
+        for session in ended:
+            self._close(session)
 
     def _send(self, start: Start, call: Call) -> None:
         state = self._open[start.session]
@@ -157,16 +166,21 @@ class _Driver:
         self._under_way[sent] = start
         self._servers[start.replica].send(sent)
 
-    def _tool(self, start: Start, tool: Tool) -> Events:
+    def _tool_s(self, start: Start) -> float:
         # A duration that nobody recorded counts as none; every result says how many those are.
-        seconds = self._workflows[start.session].tape.tool_s[tool.id] or 0.0
+        return self._workflows[start.session].tape.tool_s[start.node.id] or 0.0
+
+    def _tool(self, start: Start, seconds: float) -> Events:
         yield self._env.timeout(seconds)
+        self._go_on(start.session, self._tool_done(start, seconds))
+
+    def _tool_done(self, start: Start, seconds: float) -> list[Start]:
         if start.purpose == "waste":
             self._extras += Extras(wasted_tools=1, wasted_tool_s=seconds)
         else:
             self._open[start.session].tool_s += seconds
             self._extras += Extras(guessed_tools=int(start.purpose == "guess"))
-        self._go_on(start.session, self._run.finish(start, self._env.now))
+        return self._run.finish(start, self._env.now)
 
     def _call_done(self, sent: Sent) -> None:
         start, state = self._under_way.pop(sent), self._open[sent.session]
@@ -182,6 +196,9 @@ class _Driver:
 
     def _go_on(self, session: int, starts: Iterable[Start]) -> None:
         self._start(starts)
+        self._close(session)
+
+    def _close(self, session: int) -> None:
         state = self._open[session]
         if not self._run.over(session) or state.finished_s is not None:
             return

@@ -7,7 +7,21 @@ from sim.policies import parse_policy
 from sim.settings import EngineSettings
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
 
-POLICIES = ("sequential", "level_barrier", "async", "async:max_parallel=2")
+POLICIES = (
+    "sequential",
+    "level_barrier",
+    "async",
+    "async:max_parallel=2",
+    "program_fcfs",
+    "plas:quantum_s=0.1,beta=3",
+    "level_barrier+atlas:quantum_s=0.1",
+    "srpt_oracle",
+    "async:max_parallel=2+critical_path_noisy:error=0.5",
+    "topo_depth_oracle",
+    "justitia_oracle",
+    "sequential+edf_oracle",
+    "fair",
+)
 
 used = st.sampled_from([True, True, True, False])
 

@@ -87,8 +87,9 @@ def side_of(comparison: Comparison, where: str) -> Side:
 def read_side(folder: Path) -> Side:
     """What `sim.results.write` has written there. Raises RunError or TraceError, which name file, line and mend."""
     result = _json(folder / "result.json", _text(folder / "result.json"))
-    keys = {"provenance": dict, "baseline": str, "policies": dict}
-    check(str(folder / "result.json"), result, keys, {"ceilings": dict})
+    check(
+        str(folder / "result.json"), result, {"provenance": dict, "baseline": str, "policies": dict}, {"ceilings": dict}
+    )
     facts, policies = result["provenance"], result["policies"]
     check(
         f"{folder / 'result.json'}, provenance",

@@ -21,6 +21,7 @@ class Blocks:
         self.content = {}
         self.cached = defaultdict(list)
         self.holders = defaultdict(int)
+        self.pins = defaultdict(int)
 
     def find(self, keys, limit):
         found = []
@@ -33,7 +34,7 @@ class Blocks:
 
     def share(self, blocks):
         for block in blocks:
-            if not self.holders[block]:
+            if not self.holders[block] and not self.pins[block]:
                 self.queue.remove(block)
             self.holders[block] += 1
 
@@ -52,11 +53,17 @@ class Blocks:
     def free(self, blocks):
         for block in reversed(blocks):
             self.holders[block] -= 1
-            if self.holders[block]:
+            if self.holders[block] or self.pins[block]:
                 continue
             if self.unhashed_first and block not in self.content:
                 self.queue.insert(0, block)
             else:
+                self.queue.append(block)
+
+    def unpin(self, blocks):
+        for block in reversed(blocks):
+            self.pins[block] -= 1
+            if not self.holders[block] and not self.pins[block]:
                 self.queue.append(block)
 
 
@@ -68,6 +75,7 @@ class Both:
         self.pool = BlockPool(num_gpu_blocks, unhashed_first)
         self.blocks = Blocks(num_gpu_blocks, unhashed_first)
         self.requests = []
+        self.pins = []
 
     def admit(self, segments, limit, more):
         """A request that computes again what lies beyond its hits, at most ``limit`` of them, and so has copies."""
@@ -104,6 +112,23 @@ class Both:
         self.pool.free(holding)
         self.blocks.free(blocks)
 
+    def pin(self, number, which):
+        """The pin of that number, a new one where there are not so many, holds what the request has registered too."""
+        _, holding, blocks = self.requests[number]
+        if which >= len(self.pins):
+            self.pins.append((Holding(), []))
+        pin, pinned = self.pins[min(which, len(self.pins) - 1)]
+        self.pool.pin(pin, holding)
+        more = [block for block in blocks[: holding.num_registered] if block not in pinned]
+        pinned += more
+        for block in more:
+            self.blocks.pins[block] += 1
+
+    def unpin(self, number):
+        pin, pinned = self.pins.pop(number)
+        self.pool.unpin(pin)
+        self.blocks.unpin(pinned)
+
     def assert_equal(self, sequences):
         assert self.pool.num_free_blocks == len(self.blocks.queue)
         assert self.pool.num_shared == sum(max(0, count - 1) for count in self.blocks.holders.values())
@@ -132,6 +157,86 @@ SEQUENCES = [
 ]
 kinds = st.sampled_from(["admit", "admit", "take", "register", "free", "free"])
 steps = st.lists(st.tuples(kinds, *[st.integers(0, 8)] * 3), min_size=10, max_size=100)
+
+
+with_pins = st.lists(st.tuples(kinds | st.sampled_from(["pin", "unpin"]), *[st.integers(0, 8)] * 3), min_size=10)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.booleans(), st.integers(2, 30), with_pins)
+def test_a_pin_holds_blocks_as_a_request_does_but_reads_none(unhashed_first, num_gpu_blocks, drawn):
+    both = Both(num_gpu_blocks, unhashed_first)
+    for kind, which, one, other in drawn:
+        if kind == "admit":
+            both.admit(SEQUENCES[which % len(SEQUENCES)], one, other)
+        elif kind == "unpin":
+            if both.pins:
+                both.unpin(which % len(both.pins))
+        elif both.requests:
+            which %= len(both.requests)
+            both.free(which) if kind == "free" else getattr(both, kind)(which, one)
+        both.assert_equal(SEQUENCES)
+    while both.requests:
+        both.free(0)
+    while both.pins:
+        both.unpin(0)
+    both.assert_equal(SEQUENCES)
+    assert both.pool.num_free_blocks == both.pool.num_usable_blocks
+
+
+class Drawn:
+    """Next uses as they are drawn, a prefix no later than what extends it."""
+
+    def __init__(self, prefixes):
+        self.version = 0
+        self.chains = [prefixes.keys(segments).paths for segments in SEQUENCES]
+        self.uses = {}
+
+    def draw(self, uses):
+        self.version += 1
+        self.uses = {}
+        for chain, use in zip(self.chains, uses, strict=True):
+            self.uses |= {path: min(use, self.uses.get(path, use)) for path in chain}
+
+    def next_use(self, path):
+        return self.uses.get(path, float("inf"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.booleans(), st.integers(2, 30), steps)
+def test_what_is_read_again_last_is_lost_first_and_a_prefix_after_what_extends_it(unhashed_first, num_blocks, drawn):
+    prefixes = Prefixes(BLOCK)
+    upcoming = Drawn(prefixes)
+
+    def evicted(path, first, stop):
+        free, extent = [], pool._queue.after
+        while extent is not pool._queue:
+            free.append(extent)
+            extent = extent.after
+        assert all(other.path for other in free)
+        assert upcoming.next_use(path) == max(upcoming.next_use(other.path) for other in free)
+        assert not [other for other in free if other.path == path and other.first > stop - 1]
+
+    pool, requests = BlockPool(num_blocks, unhashed_first, upcoming, evicted), []
+    for kind, which, one, other in drawn:
+        if kind == "admit":
+            keys = prefixes.keys(SEQUENCES[which % len(SEQUENCES)])
+            # Finding asserts that nothing is cached without what comes before it.
+            found = pool.find(keys, one)
+            if found.num_free + other <= pool.num_free_blocks:
+                requests.append(Holding())
+                pool.share(requests[-1], found)
+                pool.take(requests[-1], other)
+                stop = min(requests[-1].num_blocks, keys.num_blocks)
+                if stop > requests[-1].num_registered:
+                    pool.register(requests[-1], keys, stop)
+        elif kind == "free" and requests:
+            pool.free(requests.pop(which % len(requests)))
+        else:
+            upcoming.draw([which, one, other])
+    for request in requests:
+        pool.free(request)
+    assert pool.num_free_blocks == pool.num_usable_blocks
 
 
 @pytest.mark.parametrize("unhashed_first", [True, False])

@@ -226,7 +226,7 @@ def assert_same(one, other):
         assert other[name] == same, name
 
 
-@laws
+@settings(max_examples=50, deadline=None)
 @given(crowds, profiles(), st.sampled_from([Alone(), SessionRate(2.0)]), st.integers(0, 5))
 def test_12_every_policy_meets_the_same_arrivals(crowd, engine, load, seed):
     results = [simulate(crowd, parse_policy(name), engine, load, seed) for name in POLICIES]

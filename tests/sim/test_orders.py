@@ -1,5 +1,7 @@
 """Queue orders by hand: the priority that each call carries, and who goes first on an engine with one place."""
 
+from itertools import pairwise
+
 import pytest
 from strategies import profile, roomy
 
@@ -25,7 +27,7 @@ def flow(name, edges, framework="f", **outputs):
 
 
 def chain(name, calls, framework="f"):
-    return flow(name, [a + b for a, b in zip(calls, calls[1:], strict=False)], framework, **dict.fromkeys(calls, 1))
+    return flow(name, [a + b for a, b in pairwise(calls)], framework, **dict.fromkeys(calls, 1))
 
 
 class Hand:
