@@ -25,12 +25,15 @@ Events = Generator[simpy.Event, Any, None]
 
 
 class _Passed(simpy.Event):
-    """That much time has passed, and everything else has happened that happens at that instant."""
+    """That much time has passed, and everything else has happened that happens at that instant.
 
-    def __init__(self, env: simpy.Environment, seconds: float) -> None:
+    Of several engines the first comes first, however long ago their steps began.
+    """
+
+    def __init__(self, env: simpy.Environment, seconds: float, replica: int) -> None:
         super().__init__(env)
         self._ok, self._value = True, None
-        env.schedule(self, priority=EventPriority(NORMAL + 1), delay=seconds)
+        env.schedule(self, priority=EventPriority(NORMAL + 1 + replica), delay=seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -73,9 +76,11 @@ class SimulatedServer:
         on_tokens: Callable[[list[Sent]], None] | None = None,
         retention: Retention = LRU,
         cpu_tier: CpuTier | None = None,
+        replica: int = 0,
     ) -> None:
         assert not (macro_steps and on_tokens)
         self._env = env
+        self._replica = replica
         self._clock = StepClock(profile)
         self._overheads = profile.overheads
         self._settings = profile.engine
@@ -204,7 +209,7 @@ class SimulatedServer:
     def _loop(self) -> Events:
         while True:
             yield self._wake
-            yield _Passed(self._env, 0.0)
+            yield _Passed(self._env, 0.0, self._replica)
             ahead = None
             while self._sent:
                 batch = ahead or self._schedule()
@@ -288,12 +293,12 @@ class SimulatedServer:
             seconds += self._load_token_s * batch.loaded_tokens
         self._can_be_cut = count > 1
         try:
-            yield _Passed(self._env, seconds)
+            yield _Passed(self._env, seconds, self._replica)
         except simpy.Interrupt:
             passed = self._env.now - began
             steps = 1 + bisect_left(range(1, count), passed, key=lambda n: self._clock.steps_s(first, rows, n))
             seconds = self._clock.steps_s(first, rows, steps)
-            yield _Passed(self._env, max(0.0, began + seconds - self._env.now))
+            yield _Passed(self._env, max(0.0, began + seconds - self._env.now), self._replica)
         self._can_be_cut = False
         self._num_steps += steps
         self._busy_s += seconds

@@ -87,8 +87,8 @@ class _Driver:
         retention = world.policy.rule(Retention)
         kept = retention.kept if retention else LRU
         self._servers = [
-            SimulatedServer(self._env, pool.profile, self._call_done, macro_steps, None, kept, pool.cpu_tier)
-            for pool in self._fleet.replicas
+            SimulatedServer(self._env, pool.profile, self._call_done, macro_steps, None, kept, pool.cpu_tier, number)
+            for number, pool in enumerate(self._fleet.replicas)
         ]
         self._outlook = Outlook(retention, self._servers, workflows, self._fleet.least_times_s)
         self._run = world.run()

@@ -110,7 +110,7 @@ def test_under_every_policy_workflows_end_the_same_way_each_time_and_in_macro_st
     engine = drawn.model_copy(update={"engine": settings})
     engine = engine.with_coefficients({"kv_token_s": engine.step_time.kv_token_s + 2**0.5 * 1e-6})
     policy, fleet = parse_policy(name), fleet_of(engine, 2)
-    result, again, steps = (simulate(crowd, policy, fleet, load, seed, macro) for macro in (True, True, False))
+    result, again = (simulate(crowd, policy, fleet, load, seed) for _ in range(2))
     assert sorted(session.workflow_id for session in result.sessions) == ["w0", "w1", "w2"]
     for session in result.sessions:
         calls = {call.id for workflow in crowd for call in workflow.calls if workflow.id == session.workflow_id}
@@ -124,6 +124,9 @@ def test_under_every_policy_workflows_end_the_same_way_each_time_and_in_macro_st
         else:
             assert any(record.reason for record in mine)
     assert again == result
+    # Two replicas that end a step within a rounding of each other may do so in either order.
+    fleet = fleet if policy.rule(Router) else fleet_of(engine)
+    result, steps = (simulate(crowd, policy, fleet, load, seed, macro) for macro in (True, False))
     assert len(steps.records) == len(result.records)
     for one, other in zip(result.records, steps.records, strict=True):
         assert (one.finished_s or 0) == pytest.approx(other.finished_s or 0, rel=1e-9)
