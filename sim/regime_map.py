@@ -18,6 +18,7 @@ from sim.load import SessionRate, generator
 from sim.metrics import speedup
 from sim.policies import Policy
 from sim.resample import resample
+from sim.rules import Router
 from sim.simulate import simulate
 from sim.workflow import Workflow
 
@@ -119,8 +120,9 @@ def map_regimes(
 ) -> RegimeMap:
     """Simulate every cell with every seed: ``sessions`` workflows drawn anew from these, all policies on the same ones.
 
-    Raises RunError where the workflows do not fit into the fewest blocks.
+    Raises RunError where there is nothing to compare, or the workflows do not fit into the fewest blocks.
     """
+    _check_policies(policies, baseline)
     engines = {(slots, share): _engine(profile, slots, share) for slots, share in product(axes.slots, axes.kv_shares)}
     _check_fit(workflows, engines.values())
     drawn = {seed: resample(workflows, sessions, seed) for seed in range(seeds)}
@@ -230,6 +232,14 @@ def _engine(profile: Profile, slots: int, share: float) -> Profile:
     budget = max(engine.max_num_batched_tokens, slots)
     settings = {"max_num_seqs": slots, "num_gpu_blocks": blocks, "max_num_batched_tokens": budget}
     return profile.model_copy(update={"engine": engine.model_copy(update=settings)})
+
+
+def _check_policies(policies: Mapping[str, Policy], baseline: str) -> None:
+    if len(policies) < 2:
+        raise RunError(f"--policy {baseline}: there is only the baseline; give another policy")
+    for name, policy in policies.items():
+        if policy.rule(Router):
+            raise RunError(f"--policy {name}: a router needs several replicas, a map is of one; take it out")
 
 
 def _check_fit(workflows: Sequence[Workflow], engines: Sequence[Profile] | Any) -> None:
