@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -86,6 +86,8 @@ class RegimeMap:
     seeds: int
     saturation_rate: float
     profile: str
+    #: Workflows with a call that the smallest engine refuses.
+    left_out: int = 0
 
     def at(self, slots: int, kv_share: float, load: float) -> Cell:
         """The cell there."""
@@ -119,11 +121,11 @@ def map_regimes(
 ) -> RegimeMap:
     """Simulate every cell with every seed: ``sessions`` workflows drawn anew from these, all policies on the same ones.
 
-    Raises RunError where the workflows do not fit into the fewest blocks.
+    Workflows that cannot finish on the smallest engine are left out everywhere. Raises RunError where none is left.
     """
     engines = {(slots, share): _engine(profile, slots, share) for slots, share in product(axes.slots, axes.kv_shares)}
-    _check_fit(workflows, engines.values())
-    drawn = {seed: resample(workflows, sessions, seed) for seed in range(seeds)}
+    kept = _that_fit(workflows, engines.values())
+    drawn = {seed: resample(kept, sessions, seed) for seed in range(seeds)}
     sustained = {place: saturation(drawn[0], engine, 0) for place, engine in engines.items()}
     largest = max(rate for (slots, share), rate in sustained.items() if share == max(axes.kv_shares))
     tasks = [
@@ -149,7 +151,8 @@ def map_regimes(
         )
         for slots, share, load in product(axes.slots, axes.kv_shares, axes.loads)
     ]
-    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name)
+    left_out = len(workflows) - len(kept)
+    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name, left_out)
 
 
 def _done(
@@ -232,11 +235,13 @@ def _engine(profile: Profile, slots: int, share: float) -> Profile:
     return profile.model_copy(update={"engine": engine.model_copy(update=settings)})
 
 
-def _check_fit(workflows: Sequence[Workflow], engines: Sequence[Profile] | Any) -> None:
-    longest = max((workflow.num_tokens(call), workflow.id) for workflow in workflows for call in workflow.calls)
-    for profile in engines:
-        if reason := profile.engine.refusal(longest[0]):
-            raise RunError(
-                f"--kv: with {profile.engine.num_gpu_blocks} blocks {longest[1]} cannot finish ({reason}); give a"
-                " larger share, or leave long workflows out with --only"
-            )
+def _that_fit(workflows: Sequence[Workflow], engines: Collection[Profile]) -> list[Workflow]:
+    smallest = min(engines, key=lambda profile: profile.engine.num_gpu_blocks).engine
+    longest = [max(map(workflow.num_tokens, workflow.calls)) for workflow in workflows]
+    kept = [workflow for workflow, tokens in zip(workflows, longest, strict=True) if not smallest.refusal(tokens)]
+    if not kept:
+        raise RunError(
+            f"--kv: with {smallest.num_gpu_blocks} blocks no workflow can finish ({smallest.refusal(min(longest))}); give"
+            " a larger share, or take a larger engine"
+        )
+    return kept

@@ -32,6 +32,8 @@ def print_map(found: RegimeMap, choices: Choices) -> None:
     out.print(f"\n{str(choices).capitalize()}.")
     rate = f"{found.saturation_rate:.3g} sessions/s"
     out.print(f"Load is offered / sustained: with the most KV blocks, {found.baseline} sustains {rate}.")
+    if found.left_out:
+        out.print(f"{found.left_out} workflows are left out, as they cannot finish on the smallest engine.")
     out.print("! more is offered than the server of this row sustains: the gain depends on how long the run is.")
     real = [cell for cell in found.cells if cell.best and cell.best.is_real]
     if len(real) < len(found.cells):
