@@ -240,8 +240,6 @@ def _that_fit(workflows: Sequence[Workflow], engines: Collection[Profile]) -> li
     longest = [max(map(workflow.num_tokens, workflow.calls)) for workflow in workflows]
     kept = [workflow for workflow, tokens in zip(workflows, longest, strict=True) if not smallest.refusal(tokens)]
     if not kept:
-        raise RunError(
-            f"--kv: with {smallest.num_gpu_blocks} blocks no workflow can finish ({smallest.refusal(min(longest))}); give"
-            " a larger share, or take a larger engine"
-        )
+        reason = smallest.refusal(min(longest))
+        raise RunError(f"--kv: no workflow can finish on the smallest engine ({reason}); give a larger share")
     return kept

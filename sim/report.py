@@ -28,6 +28,9 @@ def console() -> Console:
 #: From this share of the output tokens on, a framework's estimates are named apart.
 _MUCH = 0.1
 
+#: A speed-up so near to 1, interval and all, is none, however certain it is.
+_NOTHING = 0.005
+
 Cell = Callable[[dict[str, Any]], str]
 
 _ROWS: tuple[tuple[str, Cell], ...] = (
@@ -148,7 +151,7 @@ def _extras(name: str, extras: dict[str, Any]) -> list[str]:
 
 def _verdict(policy: dict[str, Any]) -> str:
     low, high = policy["speedup_ci95"]
-    if low <= 1 <= high:
+    if low <= 1 <= high or max(abs(low - 1), abs(high - 1)) < _NOTHING:
         return "the policy does not matter here"
     error = policy.get("trust", {}).get("held_out_error_pct")
     if error is not None and 100 * abs(policy["speedup"] - 1) < error:
