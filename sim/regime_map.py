@@ -24,6 +24,9 @@ from sim.workflow import Workflow
 #: Level of the whole map: with so much probability at most, any cell is called a difference that is none.
 ALPHA = 0.05
 
+#: Half of a normal 95 % interval, in standard deviations.
+_Z95 = 1.959964
+
 Pairs = Mapping[str, tuple[float, float]]
 
 
@@ -197,23 +200,31 @@ def _gains(
 
 
 def _gain(seeds: Sequence[Pairs]) -> tuple[float, tuple[float, float], float] | None:
-    """Ratio, interval and p: over other workflows (bootstrap over originals) and other arrivals (t over the seeds)."""
+    """Ratio, 95 % interval and p over other workflows and other arrivals.
+
+    Two variances of the ratio's logarithm add up: over original workflows from the bootstrap, over seeds from their
+    scatter, with the degrees of freedom of Welch and Satterthwaite.
+    """
     from scipy.special import stdtr, stdtrit
 
-    pooled = {f"{one}/{seed}": pair for seed, pairs in enumerate(seeds) for one, pair in pairs.items()}
-    if not pooled or not all(seeds):
-        return None
-    base, other = zip(*by_origin(pooled), strict=True)
-    ratio, interval = speedup(base, other, generator(0, "bootstrap over workflows"))
-    over_workflows = math.log(interval[1] / interval[0]) / 2 if interval else 0.0
-    logs = [math.log(sum(b for b, _ in pairs.values()) / sum(o for _, o in pairs.values())) for pairs in seeds]
-    if len(logs) < 2:
+    if len(seeds) < 2:
         raise RunError("--seeds 1: a map needs several to tell a difference from noise; give 2 or more")
-    freedom = len(logs) - 1
-    scatter = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-    t95 = float(stdtrit(freedom, 0.975))
-    half = math.hypot(over_workflows, t95 * scatter)
-    p = 2 * float(stdtr(freedom, -abs(math.log(ratio)) / (half / t95))) if half else float(ratio == 1)
+    if not all(seeds):
+        return None
+    originals = by_origin({f"{one}/{seed}": pair for seed, pairs in enumerate(seeds) for one, pair in pairs.items()})
+    base, other = zip(*originals, strict=True)
+    ratio, interval = speedup(base, other, generator(0, "bootstrap over workflows"))
+    logs = [math.log(sum(b for b, _ in pairs.values()) / sum(o for _, o in pairs.values())) for pairs in seeds]
+    parts = [(float(np.var(logs, ddof=1)) / len(logs), len(logs) - 1)]
+    if interval:
+        parts.append(((math.log(interval[1] / interval[0]) / (2 * _Z95)) ** 2, len(originals) - 1))
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return ratio, (ratio, ratio), float(ratio == 1)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    error = math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.975)) * error
+    p = 2 * float(stdtr(freedom, -abs(math.log(ratio)) / error))
     return ratio, (ratio * math.exp(-half), ratio * math.exp(half)), p
 
 
