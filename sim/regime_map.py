@@ -19,7 +19,7 @@ from sim.metrics import speedup
 from sim.policies import Policy
 from sim.resample import resample
 from sim.simulate import simulate
-from sim.workflow import Workflow
+from sim.workflow import Workflow, origin_of
 
 #: Level of the whole map: with so much probability at most, any cell is called a difference that is none.
 ALPHA = 0.05
@@ -73,8 +73,8 @@ class Cell:
 
     @property
     def best(self) -> Gain | None:
-        """The fastest policy; None where no session finished under all."""
-        return max(self.gains, key=lambda gain: gain.speedup, default=None)
+        """The fastest policy, of those that are faster by more than noise if there are any; None without gains."""
+        return max(self.gains, key=lambda gain: (gain.is_real, gain.speedup), default=None)
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class RegimeMap:
     profile: str
     #: Workflows with a call that the smallest engine refuses.
     left_out: int = 0
+    profile_digest: str = ""
 
     def at(self, slots: int, kv_share: float, load: float) -> Cell:
         """The cell there."""
@@ -128,6 +129,8 @@ def map_regimes(
     """
     engines = {(slots, share): _engine(profile, slots, share) for slots, share in product(axes.slots, axes.kv_shares)}
     kept = _that_fit(workflows, engines.values())
+    if len({origin_of(workflow.id) for workflow in kept}) < 2:
+        raise RunError("one workflow tells nothing of others, which a map is about; give traces of several")
     drawn = {seed: resample(kept, sessions, seed) for seed in range(seeds)}
     sustained = {place: saturation(drawn[0], engine, 0) for place, engine in engines.items()}
     largest = max(rate for (slots, share), rate in sustained.items() if share == max(axes.kv_shares))
@@ -155,7 +158,7 @@ def map_regimes(
         for slots, share, load in product(axes.slots, axes.kv_shares, axes.loads)
     ]
     left_out = len(workflows) - len(kept)
-    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name, left_out)
+    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name, left_out, profile.digest)
 
 
 def _done(
