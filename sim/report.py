@@ -117,6 +117,7 @@ def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
+    lines += _not_runnable(comparison)
     for name, policy in policies.items():
         lines += _extras(name, policy.get("extras", {}))
         aborts = comparison.aborts(name)
@@ -136,6 +137,15 @@ def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
         lines += _much_estimated(comparison)
     if number := estimated(comparison.workflows):
         lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
+    return lines
+
+
+def _not_runnable(comparison: Comparison) -> list[str]:
+    simulated = [name for name, policy in comparison.policies.items() if policy.runs_on == "simulation only"]
+    oracles = [name for name, policy in comparison.policies.items() if policy.knows_the_future]
+    lines = [f"No stock vLLM can run {', '.join(simulated)}: simulation only."] if simulated else []
+    if oracles:
+        lines.append(f"Nobody can run {', '.join(oracles)}: they know the future, and show what there is to gain.")
     return lines
 
 

@@ -55,6 +55,11 @@ class Policy:
         return max((rule.runs_on for rule in self.rules), key=ranked.index, default="client side")
 
     @property
+    def knows_the_future(self) -> bool:
+        """Whether one of its rules is clairvoyant, as its name then says."""
+        return any("_oracle" in str_of(rule) for rule in self.rules)
+
+    @property
     def is_bounded(self) -> bool:
         """Whether work / span bounds it: nothing starts before what it waits for is done."""
         return not any(rule.kind in ("ahead", "speculation") for rule in self.rules)
