@@ -204,7 +204,7 @@ class Ceilings:
             )
         return (
             f"queueing-bound: calls wait and share batches; an infinite GPU would be {self.no_queue:.2f}x as fast, "
-            "the most that any policy can gain"
+            "the most that any order of the calls can gain"
         )
 
 

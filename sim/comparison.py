@@ -18,7 +18,7 @@ from sim.failure_cost import Aborts, summary_of_aborts
 from sim.latency import Profile
 from sim.load import Alone, Load, generator
 from sim.metrics import speedup, summary
-from sim.policies import SEQUENTIAL, Policy
+from sim.policies import SEQUENTIAL, Policy, own_sources
 from sim.record import RunResult
 from sim.rules import Verdict
 from sim.traces import jsonl
@@ -74,6 +74,7 @@ class Comparison(ABC):
         """What the numbers were made from; the same inputs give the same bytes."""
         return {
             **self.engine_facts(),
+            **({"rules_of_your_own": own} if (own := own_sources(self.policies.values())) else {}),
             "workspan": __version__,
             "python": platform.python_version(),
             "workflows": len(self.workflows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -20,10 +20,13 @@ from sim.policies import Policy
 from sim.resample import resample
 from sim.rules import Router
 from sim.simulate import simulate
-from sim.workflow import Workflow
+from sim.workflow import Workflow, origin_of
 
 #: Level of the whole map: with so much probability at most, any cell is called a difference that is none.
 ALPHA = 0.05
+
+#: Half of a normal 95 % interval, in standard deviations.
+_Z95 = 1.959964
 
 Pairs = Mapping[str, tuple[float, float]]
 
@@ -71,8 +74,8 @@ class Cell:
 
     @property
     def best(self) -> Gain | None:
-        """The fastest policy; None where no session finished under all."""
-        return max(self.gains, key=lambda gain: gain.speedup, default=None)
+        """The fastest policy, of those that are faster by more than noise if there are any; None without gains."""
+        return max(self.gains, key=lambda gain: (gain.is_real, gain.speedup), default=None)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,9 @@ class RegimeMap:
     seeds: int
     saturation_rate: float
     profile: str
+    #: Workflows with a call that the smallest engine refuses.
+    left_out: int = 0
+    profile_digest: str = ""
 
     def at(self, slots: int, kv_share: float, load: float) -> Cell:
         """The cell there."""
@@ -120,12 +126,15 @@ def map_regimes(
 ) -> RegimeMap:
     """Simulate every cell with every seed: ``sessions`` workflows drawn anew from these, all policies on the same ones.
 
-    Raises RunError where there is nothing to compare, or the workflows do not fit into the fewest blocks.
+    Workflows that cannot finish on the smallest engine are left out everywhere. Raises RunError where none is left, or
+    there is nothing to compare.
     """
     _check_policies(policies, baseline)
     engines = {(slots, share): _engine(profile, slots, share) for slots, share in product(axes.slots, axes.kv_shares)}
-    _check_fit(workflows, engines.values())
-    drawn = {seed: resample(workflows, sessions, seed) for seed in range(seeds)}
+    kept = _that_fit(workflows, engines.values())
+    if len({origin_of(workflow.id) for workflow in kept}) < 2:
+        raise RunError("one workflow tells nothing of others, which a map is about; give traces of several")
+    drawn = {seed: resample(kept, sessions, seed) for seed in range(seeds)}
     sustained = {place: saturation(drawn[0], engine, 0) for place, engine in engines.items()}
     largest = max(rate for (slots, share), rate in sustained.items() if share == max(axes.kv_shares))
     tasks = [
@@ -151,7 +160,8 @@ def map_regimes(
         )
         for slots, share, load in product(axes.slots, axes.kv_shares, axes.loads)
     ]
-    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name)
+    left_out = len(workflows) - len(kept)
+    return RegimeMap(baseline, names, axes, cells, sessions, seeds, largest, profile.name, left_out, profile.digest)
 
 
 def _done(
@@ -196,23 +206,31 @@ def _gains(
 
 
 def _gain(seeds: Sequence[Pairs]) -> tuple[float, tuple[float, float], float] | None:
-    """Ratio, interval and p: over other workflows (bootstrap over originals) and other arrivals (t over the seeds)."""
+    """Ratio, 95 % interval and p over other workflows and other arrivals.
+
+    Two variances of the ratio's logarithm add up: over original workflows from the bootstrap, over seeds from their
+    scatter, with the degrees of freedom of Welch and Satterthwaite.
+    """
     from scipy.special import stdtr, stdtrit
 
-    pooled = {f"{one}/{seed}": pair for seed, pairs in enumerate(seeds) for one, pair in pairs.items()}
-    if not pooled or not all(seeds):
-        return None
-    base, other = zip(*by_origin(pooled), strict=True)
-    ratio, interval = speedup(base, other, generator(0, "bootstrap over workflows"))
-    over_workflows = math.log(interval[1] / interval[0]) / 2 if interval else 0.0
-    logs = [math.log(sum(b for b, _ in pairs.values()) / sum(o for _, o in pairs.values())) for pairs in seeds]
-    if len(logs) < 2:
+    if len(seeds) < 2:
         raise RunError("--seeds 1: a map needs several to tell a difference from noise; give 2 or more")
-    freedom = len(logs) - 1
-    scatter = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-    t95 = float(stdtrit(freedom, 0.975))
-    half = math.hypot(over_workflows, t95 * scatter)
-    p = 2 * float(stdtr(freedom, -abs(math.log(ratio)) / (half / t95))) if half else float(ratio == 1)
+    if not all(seeds):
+        return None
+    originals = by_origin({f"{one}/{seed}": pair for seed, pairs in enumerate(seeds) for one, pair in pairs.items()})
+    base, other = zip(*originals, strict=True)
+    ratio, interval = speedup(base, other, generator(0, "bootstrap over workflows"))
+    logs = [math.log(sum(b for b, _ in pairs.values()) / sum(o for _, o in pairs.values())) for pairs in seeds]
+    parts = [(float(np.var(logs, ddof=1)) / len(logs), len(logs) - 1)]
+    if interval:
+        parts.append(((math.log(interval[1] / interval[0]) / (2 * _Z95)) ** 2, len(originals) - 1))
+    variance = sum(part for part, _ in parts)
+    if not variance:
+        return ratio, (ratio, ratio), float(ratio == 1)
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
+    error = math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.975)) * error
+    p = 2 * float(stdtr(freedom, -abs(math.log(ratio)) / error))
     return ratio, (ratio * math.exp(-half), ratio * math.exp(half)), p
 
 
@@ -242,11 +260,11 @@ def _check_policies(policies: Mapping[str, Policy], baseline: str) -> None:
             raise RunError(f"--policy {name}: a router needs several replicas, a map is of one; take it out")
 
 
-def _check_fit(workflows: Sequence[Workflow], engines: Sequence[Profile] | Any) -> None:
-    longest = max((workflow.num_tokens(call), workflow.id) for workflow in workflows for call in workflow.calls)
-    for profile in engines:
-        if reason := profile.engine.refusal(longest[0]):
-            raise RunError(
-                f"--kv: with {profile.engine.num_gpu_blocks} blocks {longest[1]} cannot finish ({reason}); give a"
-                " larger share, or leave long workflows out with --only"
-            )
+def _that_fit(workflows: Sequence[Workflow], engines: Collection[Profile]) -> list[Workflow]:
+    smallest = min(engines, key=lambda profile: profile.engine.num_gpu_blocks).engine
+    longest = [max(map(workflow.num_tokens, workflow.calls)) for workflow in workflows]
+    kept = [workflow for workflow, tokens in zip(workflows, longest, strict=True) if not smallest.refusal(tokens)]
+    if not kept:
+        reason = smallest.refusal(min(longest))
+        raise RunError(f"--kv: no workflow can finish on the smallest engine ({reason}); give a larger share")
+    return kept

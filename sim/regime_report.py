@@ -31,7 +31,9 @@ def print_map(found: RegimeMap, choices: Choices) -> None:
         out.print(table)
     out.print(f"\n{str(choices).capitalize()}.")
     rate = f"{found.saturation_rate:.3g} sessions/s"
-    out.print(f"Load is offered / sustained: with the most KV blocks, {found.baseline} sustains {rate}.")
+    out.print(f"Load is offered / sustained: with the most KV blocks, async sustains {rate}.")
+    if found.left_out:
+        out.print(f"{found.left_out} workflows are left out, as they cannot finish on the smallest engine.")
     out.print("! more is offered than the server of this row sustains: the gain depends on how long the run is.")
     real = [cell for cell in found.cells if cell.best and cell.best.is_real]
     if len(real) < len(found.cells):
@@ -40,8 +42,8 @@ def print_map(found: RegimeMap, choices: Choices) -> None:
     out.print(_sentence(found, real))
 
 
-def write_map(found: RegimeMap, choices: Choices, workflows: Sequence[Workflow], output: Path) -> None:
-    """``regimes.json`` and ``regimes.svg``."""
+def map_json(found: RegimeMap, choices: Choices, workflows: Sequence[Workflow]) -> dict[str, Any]:
+    """All numbers as plain data, with their provenance."""
     provenance = {
         "workspan": __version__,
         "python": platform.python_version(),
@@ -49,11 +51,16 @@ def write_map(found: RegimeMap, choices: Choices, workflows: Sequence[Workflow],
         "workflows_digest": digest(workflows),
         **choices.to_json(),
     }
+    return {"provenance": provenance, **found.to_json()}
+
+
+def write_map(found: RegimeMap, choices: Choices, workflows: Sequence[Workflow], output: Path) -> None:
+    """``regimes.json`` and ``regimes.svg``."""
+    told = map_json(found, choices, workflows)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        write_whole(output / "regimes.svg", _figure(found, provenance))
-        text = json.dumps({"provenance": provenance, **found.to_json()}, indent=2, allow_nan=False)
-        write_whole(output / "regimes.json", text + "\n")
+        write_whole(output / "regimes.svg", _figure(found, told["provenance"]))
+        write_whole(output / "regimes.json", json.dumps(told, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error.strerror}); name another folder") from error
 

@@ -28,6 +28,9 @@ def console() -> Console:
 #: From this share of the output tokens on, a framework's estimates are named apart.
 _MUCH = 0.1
 
+#: A speed-up so near to 1, interval and all, is none, however certain it is.
+_NOTHING = 0.005
+
 Cell = Callable[[dict[str, Any]], str]
 
 _ROWS: tuple[tuple[str, Cell], ...] = (
@@ -114,6 +117,7 @@ def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
             lines.append(f"{name} against {comparison.baseline}: compared over {paired}.")
         for reason, number in policy["failures"].items():
             lines.append(f"{name}: {number} calls failed: {reason}")
+    lines += _not_runnable(comparison)
     for name, policy in policies.items():
         lines += _extras(name, policy.get("extras", {}))
         aborts = comparison.aborts(name)
@@ -136,6 +140,15 @@ def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _not_runnable(comparison: Comparison) -> list[str]:
+    simulated = [name for name, policy in comparison.policies.items() if policy.runs_on == "simulation only"]
+    oracles = [name for name, policy in comparison.policies.items() if policy.knows_the_future]
+    lines = [f"No stock vLLM can run {', '.join(simulated)}: simulation only."] if simulated else []
+    if oracles:
+        lines.append(f"Nobody can run {', '.join(oracles)}: they know the future, and show what there is to gain.")
+    return lines
+
+
 def _extras(name: str, extras: dict[str, Any]) -> list[str]:
     lines = []
     if number := extras.get("ahead_calls"):
@@ -148,7 +161,7 @@ def _extras(name: str, extras: dict[str, Any]) -> list[str]:
 
 def _verdict(policy: dict[str, Any]) -> str:
     low, high = policy["speedup_ci95"]
-    if low <= 1 <= high:
+    if low <= 1 <= high or max(abs(low - 1), abs(high - 1)) < _NOTHING:
         return "the policy does not matter here"
     error = policy.get("trust", {}).get("held_out_error_pct")
     if error is not None and 100 * abs(policy["speedup"] - 1) < error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 
 from sim.detector import Watch
+from sim.errors import PolicyError
 from sim.foresight import Foresight
-from sim.policies import Policy
+from sim.policies import Policy, str_of
 from sim.policies.async_ import Async
 from sim.policies.round_robin import RoundRobin
 from sim.rules import (
@@ -28,7 +30,7 @@ from sim.session import Session, Start
 from sim.signals import Signals
 from sim.workflow import Call, Tool, Workflow
 
-#: Behind every key that a rule could give.
+#: Behind every key that a rule may give.
 DEMOTED = 10**15
 
 
@@ -170,6 +172,10 @@ class Run:
             return []
         starts: list[Start] = []
         for node in self._dispatch.select(state.view()):
+            if state.workflow.position.get(node.id) not in state.ready:
+                raise PolicyError(
+                    f"policy {self._policy}: it starts {node.id}, which is not ready; select of view.ready, each once"
+                )
             state.take(node)
             if isinstance(node, Call):
                 starts.append(self._send(state, node))
@@ -178,8 +184,11 @@ class Run:
                 starts += self._run_tool(Start(state.number, node))
                 starts += self._prefills(state, node)
         state.note_acting(now_s)
-        # A policy that starts nothing while nothing is under way would never be asked again.
-        assert state.under_way, f"{self._policy} stalls {state.workflow.id}"
+        if not state.under_way:
+            raise PolicyError(
+                f"policy {self._policy}: it starts nothing of {state.workflow.id} while nothing is under way, and would"
+                " never be asked again; select a ready node"
+            )
         return starts
 
     def _send(self, state: Session, call: Call, ahead_of: Call | None = None) -> Start:
@@ -192,7 +201,7 @@ class Run:
             submission = Submission(wanted, state.workflow.parents[wanted.id], estimate)
             view = state.view()
             if self._order:
-                priority += round(1000 * self._order.key(submission, view, self._memory[self._order.name]))
+                priority += _thousandths(self._order, self._order.key(submission, view, self._memory[self._order.name]))
             if len(numbers) > 1:
                 replica = self._route(submission, view, numbers)
         state.replica = replica
@@ -204,7 +213,10 @@ class Run:
     def _route(self, submission: Submission, view: View, numbers: Sequence[int]) -> int:
         candidates = [Replica(number, *self._load[number]) for number in numbers]
         chosen = self._router.route(submission, view, candidates, self._memory[self._router.name])
-        assert chosen in numbers, f"{self._policy} routes to replica {chosen}, which cannot take the call"
+        if chosen not in numbers:
+            raise PolicyError(
+                f"policy {self._policy}: it routes to replica {chosen}; give the number of one that can take the call"
+            )
         return chosen
 
     def _guesses(self, state: Session, call: Call) -> list[Start]:
@@ -255,3 +267,10 @@ class Run:
         self._tools_running[node.name] -= 1
         waiting = self._tools_waiting[node.name]
         return self._run_tool(waiting.popleft()) if waiting else []
+
+
+def _thousandths(order: Order, key: float) -> int:
+    """A key as a priority. Raises PolicyError for one that is no finite number, or as large as what is demoted."""
+    if not isinstance(key, Real) or not abs(key) < DEMOTED / 2000:
+        raise PolicyError(f"policy {str_of(order)}: the key of a call is {key!r}; give a number nearer to 0 than 5e11")
+    return round(1000 * key)

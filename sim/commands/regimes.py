@@ -21,7 +21,7 @@ from sim.commands.common import (
 from sim.compare import line_up
 from sim.latency import load_profile
 from sim.regime_map import Axes, map_regimes
-from sim.regime_report import print_map, write_map
+from sim.regime_report import map_json, print_map, write_map
 from sim.results import check_free
 from sim.traces import LoadOptions
 
@@ -79,12 +79,14 @@ def command(
     check_free(output)
     engine = load_profile(profile)
     workflows = choices.apply(read_traces(traces, options, brief=True), seed)
-    axes = Axes(sorted(loads or LOADS), sorted(kv or KV_SHARES, reverse=True), slots or (engine.engine.max_num_seqs,))
+    # A value that is given twice is one: its runs would count twice.
+    numbers = dict.fromkeys(slots or (engine.engine.max_num_seqs,))
+    axes = Axes(sorted(set(loads or LOADS)), sorted(set(kv or KV_SHARES), reverse=True), tuple(numbers))
     cells = len(axes.loads) * len(axes.kv_shares) * len(axes.slots)
     with progress("runs", cells * seeds) as advance:
         found = map_regimes(workflows, lineup, base, engine, axes, sessions, seeds, jobs, advance)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        click.echo(json.dumps(map_json(found, choices, workflows), indent=2, allow_nan=False))
     else:
         print_map(found, choices)
     if output:

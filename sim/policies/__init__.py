@@ -6,10 +6,11 @@ A module here defines one subclass of a kind of `sim.rules.Rule`, a frozen datac
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -52,6 +53,11 @@ class Policy:
         """Who can carry it out: as far as the most demanding of its rules."""
         ranked = get_args(RunsOn)
         return max((rule.runs_on for rule in self.rules), key=ranked.index, default="client side")
+
+    @property
+    def knows_the_future(self) -> bool:
+        """Whether one of its rules is clairvoyant, as its name then says."""
+        return any("_oracle" in str_of(rule) for rule in self.rules)
 
     @property
     def is_bounded(self) -> bool:
@@ -188,6 +194,20 @@ def _own(module: str, attribute: str) -> Entry:
         raise PolicyError(f"{where}: the rule's name is {name!r}; give it one of its own: name = 'mine'")
     given = {} if found is rule else {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     return Entry(rule, given)
+
+
+def own_sources(lineup: Iterable[Policy]) -> dict[str, str]:
+    """Module -> twelve hexadecimal digits of its source's SHA-256, of the rules that are not in this package."""
+    rules = [rule for policy in lineup for rule in policy.rules]
+    modules = sorted(
+        {type(rule).__module__ for rule in rules} - {entry.rule.__module__ for entry in policies().values()}
+    )
+    files = {module: getattr(sys.modules[module], "__file__", None) for module in modules}
+    return {module: _digest(Path(file)) if file else "unknown" for module, file in files.items()}
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def _parameter(text: str, entry: Entry, item: str) -> tuple[str, Any]:

@@ -28,7 +28,7 @@ class Pause(Gate):
     every_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high or self.every_s < 0.01:
+        if not (0 <= self.low <= self.high and 0.01 <= self.every_s < math.inf):
             raise PolicyError(
                 f"policy pause: low={self.low:g}, high={self.high:g}, every_s={self.every_s:g}; give low <= high and"
                 " every_s 0.01 or more"

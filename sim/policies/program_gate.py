@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -37,11 +38,12 @@ class ProgramGate(Gate):
     every_s: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.step < 1 or self.every_s < 0.01 or not 0 <= self.low <= self.high <= 1:
+        marks = 0 <= self.low <= self.high <= 1 and 0 <= self.least_hits <= 1
+        if self.window < 1 or self.step < 1 or not marks or not 0.01 <= self.every_s < math.inf:
             raise PolicyError(
                 f"policy program_gate: window={self.window}, step={self.step}, low={self.low:g}, high={self.high:g},"
-                f" every_s={self.every_s:g}; give window and step 1 or more, low <= high within 0 to 1, every_s 0.01 or"
-                " more"
+                f" least_hits={self.least_hits:g}, every_s={self.every_s:g}; give window and step 1 or more, low <="
+                " high and least_hits within 0 to 1, every_s 0.01 or more"
             )
 
     def begin(self) -> _Window:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from sim.rules import Replica, Router, Submission, View
 
@@ -18,10 +18,12 @@ class RoundRobin(Router):
 
     name = "round_robin"
 
-    def begin(self) -> count[int]:
-        """The number of the next call."""
-        return count()
+    def begin(self) -> Counter[int]:
+        """First replica of a pool -> how many calls the pool got; pools do not share turns."""
+        return Counter()
 
-    def route(self, submission: Submission, view: View, replicas: Sequence[Replica], memory: count[int]) -> int:
+    def route(self, submission: Submission, view: View, replicas: Sequence[Replica], memory: Counter[int]) -> int:
         """The replicas one after the other."""
-        return replicas[next(memory) % len(replicas)].number
+        turn = memory[replicas[0].number]
+        memory[replicas[0].number] += 1
+        return replicas[turn % len(replicas)].number

@@ -21,6 +21,7 @@ from sim.policies import SEQUENTIAL, parse_policy
 from sim.retention import CpuTier
 from sim.simulate import serve, simulate
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
+from sim.world import World
 
 ONE_SECOND = StepTime(const_s=1.0, prefill_token_s=0, decode_seq_s=0, kv_token_s=0, attention_pair_s=0)
 TWO_SECONDS = ONE_SECOND.model_copy(update={"const_s": 2.0})
@@ -141,6 +142,18 @@ def test_replicas_are_counted_together_and_busy_together():
     assert [session.finished_s for session in result.sessions] == [3, 5, 2]
     assert (result.engine.num_steps, result.engine.num_rows, result.engine.busy_s) == (3 + 5, 3 + 5 + 2, 3 + 5)
     assert (result.replicas, summary(result)["gpu_busy_share"]) == (3, 8 / (3 * 5))
+
+
+def test_pools_do_not_share_turns():
+    engines = tuple(Pool(name, profile(roomy(), ONE_SECOND), 2) for name in "ab")
+    crowd = {0: two(), 1: two()}
+    run = World(parse_policy("async"), Fleet(engines, {"y": "b"}), crowd, 0).run()
+    replicas = []
+    for session, workflow in crowd.items():
+        (x,) = run.arrive(session, workflow)
+        (y,) = run.finish(x)
+        replicas += [x.replica, y.replica]
+    assert replicas == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize(("price", "cost"), [(1800.0, (2 * 1 + 0.5) * 10), (None, None)])

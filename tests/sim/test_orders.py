@@ -125,7 +125,7 @@ def test_atlas_takes_what_it_knows_where_a_parent_still_runs():
         ("srpt_{}", [2500, 1000]),
         ("critical_path_{}", [-1250, -750]),
         ("topo_depth_{}", [-3000, -1500]),
-        ("edf_{}:deadline_s=5", [10_000 + 5000 - 2500, 10_000 + 5000 - 1000]),
+        ("edf_{}:slack=5", [10_000 + 5 * 2500 - 2500, 10_000 + 5 * 2500 - 1000]),
         ("justitia_{}", [4_000_000_000, 4_000_000_000]),
     ],
 )
@@ -189,8 +189,8 @@ SCHEDULES = {
     "topo_depth_oracle": ("0a 2a 1a 2c 0b 2b 1b 2d", (12, 17, 18)),
     # Costs: short 5, fork 27, long 33; all arrive at virtual time 0.
     "justitia_oracle": ("0a 1a 1b 2a 2b 2c 2d 0b", (18, 7, 15)),
-    # Latest starts: 2a 52.5, 2b and 2c 54.5, 0b 57, 1a 58.5, 1b and 2d 59.5.
-    "edf_oracle": ("0a 2a 2b 2c 0b 1a 2d 1b", (15, 18, 17)),
+    # Latest starts: 1a 4.5, 1b 5.5, 2a 16.5, 2b and 2c 18.5, 0b 21, 2d 23.5.
+    "edf_oracle": ("0a 1a 1b 2a 2b 2c 0b 2d", (17, 7, 18)),
     # A has 12 when 0b is sent, 16 when 1b is; B 6 when 2b and 2c are, 20 when 2d is.
     "fair": ("0a 1a 2a 2b 2c 0b 1b 2d", (16, 17, 18)),
 }
@@ -213,7 +213,7 @@ def test_on_an_engine_with_one_place_calls_are_served_in_that_order(name):
         ("plas:quantum_s=inf", "quantum_s=inf; give seconds"),
         ("plas:beta=-1", "beta=-1; give more than 0"),
         ("plas:beta=nan", "beta=nan; give more than 0"),
-        ("edf_mean:deadline_s=inf", "deadline_s=inf; give seconds"),
+        ("edf_mean:slack=0.5", "slack=0.5; give 1 or more"),
         ("srpt_noisy:error=2", "error=2; give 0 to 1"),
         ("srpt_mean:error=0.5", "no parameter 'error'"),
         ("srpt", "did you mean 'srpt_"),

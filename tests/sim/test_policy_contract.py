@@ -374,6 +374,20 @@ class Mine(Order):
         return self.weight * submission.call.num_prompt_tokens
 '''
 
+PICK = """
+from dataclasses import dataclass
+
+from sim.rules import Dispatch
+
+
+@dataclass(frozen=True)
+class Pick(Dispatch):
+    name = "pick"
+
+    def select(self, view):
+        return {}
+"""
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
@@ -405,6 +419,15 @@ def test_a_rule_in_a_file_of_ones_own_is_a_policy(run, text, name):
     assert json.loads(done.stdout)["policies"][text]["policy"] == name
 
 
+def test_a_result_names_the_source_of_a_rule_of_ones_own(run):
+    names = []
+    for source in (MINE, MINE + "#"):
+        names.append(json.loads(run("mymod:Mine", source).stdout)["provenance"]["rules_of_your_own"]["mymod"])
+        sys.modules.pop("mymod")
+    assert names[0] != names[1]
+    assert "rules_of_your_own" not in json.loads(run("async", MINE).stdout)["provenance"]
+
+
 def test_an_object_of_a_rule_of_ones_own_is_a_policy(run):
     done = run("mymod:THREE", MINE + "THREE = Mine(3)")
     assert json.loads(done.stdout)["policies"]["mymod:THREE"]["policy"] == "mine:weight=3"
@@ -434,3 +457,20 @@ def test_an_object_of_a_rule_of_ones_own_is_a_policy(run):
 )
 def test_what_is_wrong_with_ones_own_rule_is_said_in_one_line(run, text, source, problem):
     assert_one_line(run(text, source), problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "problem"),
+    [
+        ("mymod:Mine", MINE.replace("self.weight *", "1e999 *"), "the key of a call is inf; give a number"),
+        ("mymod:Mine", MINE.replace("self.weight *", "(1e999 - 1e999) *"), "the key of a call is nan; give a number"),
+        ("mymod:Mine", MINE.replace("self.weight *", "None and"), "the key of a call is None; give a number"),
+        ("mymod:Pick", PICK.format("()"), "policy pick: it starts nothing of"),
+        ("mymod:Pick", PICK.format("view.ready * 2"), ", which is not ready"),
+    ],
+)
+def test_what_ones_own_rule_may_not_answer_is_said_in_one_line(run, text, source, problem):
+    done = run(text, source)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("PolicyError: ")
+    assert problem in done.stderr.splitlines()[-1]

@@ -61,6 +61,13 @@ def test_the_aliases_of_the_prototype_are_the_same_policies():
     assert parse_policy("parallel:max_parallel=3") == parse_policy("async:max_parallel=3")
 
 
+def test_replicas_of_each_pool_take_turns_when_calls_to_the_pools_alternate():
+    calls = tuple(Call(f"c{n}", "even" if n % 2 == 0 else "odd", (Segment("s", 1),), f"a{n}") for n in range(8))
+    flow = Workflow("w", "test", "task", calls, (), Tape({one.id: 1 for one in calls}, {}))
+    run = Run(parse_policy("async"), replicas=lambda agent: (0, 1) if agent == "even" else (2, 3))
+    assert [start.replica for start in run.arrive(0, flow)] == [0, 2, 1, 3, 0, 2, 1, 3]
+
+
 @pytest.mark.parametrize("name", sorted(policies()))
 def test_a_policy_reads_back_from_its_own_name(name):
     assert parse_policy(str(parse_policy(name))) == parse_policy(name)
@@ -87,6 +94,9 @@ def test_after_a_failure_nothing_more_is_started():
         ("async:max_parallel=two", "not a whole number"),
         ("async:max_parallel=0", "1 or more"),
         ("sequential:x=1", "no parameter 'x'"),
+        ("program_gate:every_s=nan", "every_s 0.01 or more"),
+        ("program_gate:least_hits=nan", "least_hits within 0 to 1"),
+        ("pause:every_s=inf", "every_s 0.01 or more"),
         ("", "known"),
     ],
 )
