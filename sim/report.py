@@ -97,7 +97,8 @@ def _by_framework(comparison: Comparison, policies: dict[str, Any]) -> Table:
 
 def _binds(ceilings: dict[str, Any]) -> str:
     sustained, most = (_number(ceilings[name]) for name in ("saturation_rate", "capacity_rate"))
-    return f"What binds: {ceilings['binds']}. async sustains {sustained} sessions/s, no policy more than {most}."
+    rates = f"async sustains about {sustained} sessions/s, no policy that sends every call more than {most}"
+    return f"What binds: {ceilings['binds']}. {rates}."
 
 
 def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:

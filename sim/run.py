@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
 
 from sim.detector import Watch
 from sim.errors import PolicyError
 from sim.foresight import Foresight
-from sim.policies import Policy, str_of
+from sim.outbox import Outbox
+from sim.places import ToolPlaces
+from sim.policies import Policy
 from sim.policies.async_ import Async
 from sim.policies.round_robin import RoundRobin
 from sim.rules import (
     Ahead,
     Dispatch,
     Gate,
-    Order,
-    Replica,
-    Router,
     Rule,
     Served,
     Speculation,
-    Submission,
     Verdict,
-    View,
 )
 from sim.session import Session, Start
 from sim.signals import Signals
-from sim.workflow import Call, Tool, Workflow
+from sim.workflow import Call, Node, Tool, Workflow
 
 #: Behind every key that a rule may give.
 DEMOTED = 10**15
@@ -57,16 +52,12 @@ class Run:
         self._policy = policy
         self._memory = {rule.name: rule.begin() for rule in (*policy.rules, RoundRobin())}
         self._dispatch = policy.rule(Dispatch) or Async()
-        self._order, self._gate = policy.rule(Order), policy.rule(Gate)
-        self._router = policy.rule(Router) or RoundRobin()
+        self._gate = policy.rule(Gate)
         self._ahead, self._speculation = policy.rule(Ahead), policy.rule(Speculation)
         self._verdict = policy.rule(Verdict)
         self._listeners = [rule for rule in policy.rules if type(rule).finished is not Rule.finished]
-        self._replicas = replicas
-        self._load: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
-        self._tool_limits = dict(tool_limits or {})
-        self._tools_running: Counter[str] = Counter()
-        self._tools_waiting: defaultdict[str, deque[Start]] = defaultdict(deque)
+        self._outbox = Outbox(policy, replicas, self._memory)
+        self._places = ToolPlaces(tool_limits or {})
         self._foresight, self._watch = foresight, watch
         self._sessions: dict[int, Session] = {}
         self._open: dict[int, Session] = {}
@@ -122,6 +113,7 @@ class Run:
         released = self._land(start, now_s)
         if start.purpose == "work":
             state.failed = True
+            self._drop_waiting(state)
         return released + self._go_on(state, now_s)
 
     def tick(self, signals: Signals, now_s: float) -> list[Start]:
@@ -147,7 +139,14 @@ class Run:
     def _warn(self, state: Session) -> None:
         assert self._verdict
         state.warned = True
-        state.aborted = self._verdict.aborts
+        if self._verdict.aborts:
+            state.aborted = True
+            self._drop_waiting(state)
+
+    def _drop_waiting(self, state: Session) -> None:
+        """Tools of a workflow that is stopped do not start when their turn comes."""
+        dropped = self._places.drop(state.number)
+        state.tools_in_flight -= sum(state.is_waited_for(start) for start in dropped)
 
     def _go_on(self, state: Session, now_s: float) -> list[Start]:
         """What the change of one session lets start, of it or, behind a gate, of any."""
@@ -171,17 +170,13 @@ class Run:
         if state.stopped or not state.ready:
             return []
         starts: list[Start] = []
-        for node in self._dispatch.select(state.view()):
-            if state.workflow.position.get(node.id) not in state.ready:
-                raise PolicyError(
-                    f"policy {self._policy}: it starts {node.id}, which is not ready; select of view.ready, each once"
-                )
+        for node in self._select(state):
             state.take(node)
             if isinstance(node, Call):
-                starts.append(self._send(state, node))
+                starts.append(self._outbox.send(state, node))
                 starts += self._guesses(state, node)
             else:
-                starts += self._run_tool(Start(state.number, node))
+                starts += self._places.take(Start(state.number, node))
                 starts += self._prefills(state, node)
         state.note_acting(now_s)
         if not state.under_way:
@@ -191,33 +186,14 @@ class Run:
             )
         return starts
 
-    def _send(self, state: Session, call: Call, ahead_of: Call | None = None) -> Start:
-        """The call, or with ``ahead_of`` a prefill that goes ahead of that call, with its priority and replica."""
-        wanted = ahead_of or call
-        numbers, priority = self._replicas(wanted.agent), DEMOTED if state.warned else 0
-        replica = numbers[0]
-        if self._order or len(numbers) > 1:
-            estimate = state.forecast.estimate(wanted.id) if state.forecast else None
-            submission = Submission(wanted, state.workflow.parents[wanted.id], estimate)
-            view = state.view()
-            if self._order:
-                priority += _thousandths(self._order, self._order.key(submission, view, self._memory[self._order.name]))
-            if len(numbers) > 1:
-                replica = self._route(submission, view, numbers)
-        state.replica = replica
-        load = self._load[replica]
-        load[0] += 1
-        load[1] += call.num_prompt_tokens
-        return Start(state.number, call, priority, replica, "ahead" if ahead_of else "work")
-
-    def _route(self, submission: Submission, view: View, numbers: Sequence[int]) -> int:
-        candidates = [Replica(number, *self._load[number]) for number in numbers]
-        chosen = self._router.route(submission, view, candidates, self._memory[self._router.name])
-        if chosen not in numbers:
-            raise PolicyError(
-                f"policy {self._policy}: it routes to replica {chosen}; give the number of one that can take the call"
-            )
-        return chosen
+    def _select(self, state: Session) -> list[Node]:
+        nodes, position = state.workflow.nodes, state.workflow.position
+        if self._dispatch == Async():
+            return [nodes[index] for index in state.ready]
+        chosen = [position.get(node.id, -1) for node in self._dispatch.select(state.view())]
+        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(state.ready):
+            raise PolicyError(f"policy {self._policy}: it starts what is not ready; select of view.ready, each once")
+        return [nodes[index] for index in chosen]
 
     def _guesses(self, state: Session, call: Call) -> list[Start]:
         """The tools after a call, which a speculating policy starts beside it."""
@@ -227,9 +203,9 @@ class Run:
         for tool in state.next_tools(call):
             if self._speculation.guessed(state.workflow.id, tool.id):
                 state.guesses[tool.id] = False
-                starts += self._run_tool(Start(state.number, tool, purpose="guess"))
+                starts += self._places.take(Start(state.number, tool, purpose="guess"))
             else:
-                starts += self._run_tool(Start(state.number, tool, purpose="waste"))
+                starts += self._places.take(Start(state.number, tool, purpose="waste"))
         return starts
 
     def _prefills(self, state: Session, tool: Tool) -> list[Start]:
@@ -241,18 +217,8 @@ class Run:
             known = state.known_part(call)
             if known and self._ahead.wants(known, state.view()):
                 ahead = Call(f"ahead:{call.id}", call.agent, known, f"ahead:{call.answer_id}")
-                starts.append(self._send(state, ahead, call))
+                starts.append(self._outbox.send(state, ahead, call))
         return starts
-
-    def _run_tool(self, start: Start) -> list[Start]:
-        """The tool, or nothing while as many of its name run as may."""
-        assert isinstance(start.node, Tool)
-        name = start.node.name
-        if self._tools_running[name] >= self._tool_limits.get(name, self._tools_running[name] + 1):
-            self._tools_waiting[name].append(start)
-            return []
-        self._tools_running[name] += 1
-        return [start]
 
     def _land(self, start: Start, now_s: float) -> list[Start]:
         """What was started is no longer under way; a tool that waited for its place may start."""
@@ -260,17 +226,6 @@ class Run:
         if start.purpose == "work":
             state.land(node, now_s)
         if isinstance(node, Call):
-            load = self._load[start.replica]
-            load[0] -= 1
-            load[1] -= node.num_prompt_tokens
+            self._outbox.ended(node, start.replica)
             return []
-        self._tools_running[node.name] -= 1
-        waiting = self._tools_waiting[node.name]
-        return self._run_tool(waiting.popleft()) if waiting else []
-
-
-def _thousandths(order: Order, key: float) -> int:
-    """A key as a priority. Raises PolicyError for one that is no finite number, or as large as what is demoted."""
-    if not isinstance(key, Real) or not abs(key) < DEMOTED / 2000:
-        raise PolicyError(f"policy {str_of(order)}: the key of a call is {key!r}; give a number nearer to 0 than 5e11")
-    return round(1000 * key)
+        return self._places.leave(start)

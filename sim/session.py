@@ -25,12 +25,18 @@ class Start(NamedTuple):
     purpose: Purpose = "work"
 
 
+def blind(call: Call) -> Call:
+    """The call as a rule sees it: without the name of its answer, which could be that of an answer it knows."""
+    return Call(call.id, call.agent, call.prompt, "")
+
+
 @dataclass(slots=True)
 class Session:
     """What has happened to a workflow so far.
 
     ``waits``: node -> parents that are not done. ``ready``: positions of nodes to start. ``guesses``: tools that were
-    started before their time, and whether they are done. ``known``: ids of the segments that were sent or answered.
+    started before their time, and whether they are done. ``ahead_at``: call -> the replica its prefill went to.
+    ``known``: ids of the segments that were sent or answered.
     """
 
     number: int
@@ -53,6 +59,7 @@ class Session:
     acting_since_s: float | None = None
     replica: int | None = None
     guesses: dict[str, bool] = field(default_factory=dict)
+    ahead_at: dict[str, int] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -77,12 +84,11 @@ class Session:
 
     def view(self) -> View:
         """What a rule may know of it."""
-        nodes = self.workflow.nodes
         return View(
             self.number,
             self.workflow.framework,
             self.arrived_s,
-            tuple([nodes[index] for index in self.ready]),
+            tuple([blind(node) if isinstance(node, Call) else node for node in self._ready_nodes()]),
             self.calls_in_flight,
             self.tools_in_flight,
             self.calls_done,
@@ -149,6 +155,10 @@ class Session:
         self.guesses[tool.id] = True
         return not self.waits[tool.id]
 
+    def is_waited_for(self, start: Start) -> bool:
+        """Whether the workflow goes on with the node's end: not of a wrong guess, or before it is known to be right."""
+        return start.purpose == "work" or (start.purpose == "guess" and not self.waits[start.node.id])
+
     def next_tools(self, call: Call) -> list[Tool]:
         """The tools that wait for this call only."""
         return [node for node in self._children(call) if isinstance(node, Tool) and self.waits[node.id] == 1]
@@ -165,6 +175,9 @@ class Session:
                 del known[index:]
                 break
         return tuple(known)
+
+    def _ready_nodes(self) -> list[Node]:
+        return [self.workflow.nodes[index] for index in self.ready]
 
     def _children(self, node: Node) -> list[Node]:
         workflow = self.workflow

@@ -193,7 +193,7 @@ class _Driver:
         else:
             self._open[start.session].tool_s += seconds
             self._extras += Extras(guessed_tools=int(start.purpose == "guess"))
-        if start.purpose in ("work", "guess"):
+        if start.purpose == "work":
             self._outlook.done(start.session, start.node)
         return self._run.finish(start, self._env.now)
 

@@ -466,7 +466,7 @@ def test_what_is_wrong_with_ones_own_rule_is_said_in_one_line(run, text, source,
         ("mymod:Mine", MINE.replace("self.weight *", "(1e999 - 1e999) *"), "the key of a call is nan; give a number"),
         ("mymod:Mine", MINE.replace("self.weight *", "None and"), "the key of a call is None; give a number"),
         ("mymod:Pick", PICK.format("()"), "policy pick: it starts nothing of"),
-        ("mymod:Pick", PICK.format("view.ready * 2"), ", which is not ready"),
+        ("mymod:Pick", PICK.format("view.ready * 2"), "starts what is not ready"),
     ],
 )
 def test_what_ones_own_rule_may_not_answer_is_said_in_one_line(run, text, source, problem):

@@ -449,15 +449,14 @@ def test_tools_over_their_limit_wait_for_their_turn_over_all_workflows():
     assert hand.finish("2t") == "2a"
 
 
-def test_the_waiting_tool_of_a_failed_workflow_passes_its_turn_on():
+def test_the_waiting_tool_of_a_failed_workflow_never_starts():
     crowd = [flow(f"w{n}", tool(of="python"), call("a", "s:2"), edges=[]) for n in range(3)]
     hand = Hand("async", *crowd, tools={"python": 1})
     assert hand.arrive(0, 1, 2) == "0t 0a 1a 2a"
     assert hand.finish("1a", failed=True) == ""
-    assert hand.finish("0t") == "1t"
-    assert not hand.run.over(1)
-    assert hand.finish("1t") == "2t"
     assert hand.run.over(1)
+    assert hand.finish("0t") == "2t"
+    assert hand.finish("2t") == ""
 
 
 def test_with_one_place_for_a_tool_its_runs_are_one_after_the_other():
