@@ -72,7 +72,9 @@ class Predicted(Comparison):
     def trust(self) -> Trust:
         """What the numbers rest on."""
         calls = sum(len(workflow.calls) for workflow in self.workflows)
-        return Trust(self.profile, self.extrapolated(), calls, {name: run.engine for name, run in self.runs.items()})
+        profiles = {pool.profile.digest: pool.profile for pool in self.fleet.pools}
+        engines = {name: run.engine for name, run in self.runs.items()}
+        return Trust([*profiles.values()], self.extrapolated(), calls, engines)
 
     def to_json(self) -> dict[str, Any]:
         """With the limits that no order of the calls can beat, where workflows share the engines."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from sim import yamlfile
 from sim.bounds import least_times_s
-from sim.errors import PolicyError, RunError, nearest
+from sim.errors import PolicyError, ProfileError, RunError, nearest
 from sim.latency import Profile, load_profile
 from sim.policies import Policy
 from sim.retention import CpuTier
@@ -164,7 +164,7 @@ def load_fleet(path: Path, profile: str) -> Fleet:
     pools = tuple(
         Pool(
             name,
-            load_profile(pool.profile or profile),
+            _profile(path, name, pool.profile) if pool.profile is not None else load_profile(profile),
             pool.replicas,
             pool.usd_per_hour,
             CpuTier(pool.cpu_tier.num_blocks, pool.cpu_tier.load_token_s) if pool.cpu_tier else None,
@@ -172,6 +172,13 @@ def load_fleet(path: Path, profile: str) -> Fleet:
         for name, pool in told.pools.items()
     )
     return Fleet(pools, told.agents, told.tools)
+
+
+def _profile(path: Path, pool: str, profile: str) -> Profile:
+    try:
+        return load_profile(profile)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: pools, {pool}, profile: {error}") from error
 
 
 def _set(profile: Profile, settings: Mapping[str, object]) -> Profile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal, NamedTuple, TypeVar
 
@@ -59,7 +59,8 @@ class EngineStats:
     """What the engine did: steps, seconds in steps, rows and tokens summed over steps, preemptions.
 
     ``busy_s`` is the sum of the seconds in the regimes of `sim.regimes`; ``outside_s`` are the seconds in steps larger
-    than the profile was measured with. None where an engine does not tell, as no real server tells these.
+    than the profile was measured with, as far as that is known. None where an engine does not tell, as no real server
+    tells these.
     """
 
     num_steps: int | None = 0
@@ -74,7 +75,10 @@ class EngineStats:
     outside_s: float | None = None
 
     def __add__(self, other: EngineStats) -> EngineStats:
-        return EngineStats(*(_sum(getattr(self, name), getattr(other, name)) for name in EngineStats.__slots__))
+        total = EngineStats(*(_sum(getattr(self, name), getattr(other, name)) for name in EngineStats.__slots__))
+        # Of engines with several profiles, one may have no known range while another has been beyond its own.
+        known = [outside for outside in (self.outside_s, other.outside_s) if outside is not None]
+        return replace(total, outside_s=sum(known) if known else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sim.load import SessionRate, generator
 from sim.metrics import speedup
 from sim.policies import Policy
 from sim.resample import resample
+from sim.rules import Router
 from sim.simulate import simulate
 from sim.workflow import Workflow, origin_of
 
@@ -125,8 +126,10 @@ def map_regimes(
 ) -> RegimeMap:
     """Simulate every cell with every seed: ``sessions`` workflows drawn anew from these, all policies on the same ones.
 
-    Workflows that cannot finish on the smallest engine are left out everywhere. Raises RunError where none is left.
+    Workflows that cannot finish on the smallest engine are left out everywhere. Raises RunError where none is left, or
+    there is nothing to compare.
     """
+    _check_policies(policies, baseline)
     engines = {(slots, share): _engine(profile, slots, share) for slots, share in product(axes.slots, axes.kv_shares)}
     kept = _that_fit(workflows, engines.values())
     if len({origin_of(workflow.id) for workflow in kept}) < 2:
@@ -247,6 +250,14 @@ def _engine(profile: Profile, slots: int, share: float) -> Profile:
     budget = max(engine.max_num_batched_tokens, slots)
     settings = {"max_num_seqs": slots, "num_gpu_blocks": blocks, "max_num_batched_tokens": budget}
     return profile.model_copy(update={"engine": engine.model_copy(update=settings)})
+
+
+def _check_policies(policies: Mapping[str, Policy], baseline: str) -> None:
+    if len(policies) < 2:
+        raise RunError(f"--policy {baseline}: there is only the baseline; give another policy")
+    for name, policy in policies.items():
+        if policy.rule(Router):
+            raise RunError(f"--policy {name}: a router needs several replicas, a map is of one; take it out")
 
 
 def _that_fit(workflows: Sequence[Workflow], engines: Collection[Profile]) -> list[Workflow]:

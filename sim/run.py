@@ -140,13 +140,14 @@ class Run:
         return self._sessions[session].failed
 
     def aborted(self, session: int) -> bool:
-        """The policy has stopped the session."""
-        return self._sessions[session].aborted
+        """The policy has stopped the session before all of it was done."""
+        state = self._sessions[session]
+        return state.aborted and state.left > 0
 
     def _warn(self, state: Session) -> None:
         assert self._verdict
         state.warned = True
-        state.aborted = self._verdict.aborts and state.left > 0
+        state.aborted = self._verdict.aborts
 
     def _go_on(self, state: Session, now_s: float) -> list[Start]:
         """What the change of one session lets start, of it or, behind a gate, of any."""

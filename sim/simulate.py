@@ -256,7 +256,7 @@ def _served(sent: Sent) -> Served:
 
 
 def _computed(sent: Sent) -> int:
-    return sent.request.num_prompt_tokens - (sent.request.num_cached_tokens or 0)
+    return 0 if sent.reason else sent.request.num_prompt_tokens - (sent.request.num_cached_tokens or 0)
 
 
 def _records(state: _Open) -> list[Record]:

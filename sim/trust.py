@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from sim.errors import ProfileError, RunError
-from sim.latency import Profile
+from sim.latency import Measured, Profile
 from sim.metrics import ratio
 from sim.record import EngineStats
 from sim.regimes import REGIMES
@@ -52,12 +52,12 @@ def held_out_pct(profile: Profile, seconds: Mapping[str, float] | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a prediction rests on. ``engines``: what the engine did, by policy.
+    """What a prediction rests on. ``engines``: what the engines did, by policy; ``profiles``: theirs, each once.
 
-    ``outside_calls``: of all ``calls`` those with more tokens than any request that the profile was measured with.
+    ``outside_calls``: of all ``calls`` those with more tokens than any request that their profile was measured with.
     """
 
-    profile: Profile
+    profiles: Sequence[Profile]
     outside_calls: int
     calls: int
     engines: Mapping[str, EngineStats]
@@ -67,8 +67,11 @@ class Trust:
         return ratio(self.engines[policy].outside_s, self.engines[policy].busy_s)
 
     def error_pct(self, policy: str) -> float | None:
-        """The profile's held-out error in percent in the regimes of this policy; None: unknown."""
-        return held_out_pct(self.profile, _seconds(self.engines[policy]))
+        """The held-out error in percent in the regimes of this policy, of several profiles the worst; None: unknown."""
+        seconds = _seconds(self.engines[policy])
+        errors = [held_out_pct(profile, seconds) for profile in self.profiles]
+        known = [error for error in errors if error is not None]
+        return max(known) if len(known) == len(errors) else None
 
     def to_json(self, policy: str) -> dict[str, Any]:
         """The same as plain data; shares from 0 to 1."""
@@ -82,29 +85,31 @@ class Trust:
 
     def sentences(self) -> list[str]:
         """The same in words; policies of which the same can be said, together."""
-        lines = [f"{DERIVED.capitalize()}: {self.profile.derived}"] if self.profile.derived else []
+        lines = [f"{DERIVED.capitalize()}: {profile.derived}" for profile in self.profiles if profile.derived]
         times, errors = (_together({name: say(name) for name in self.engines}) for say in (self._time, self._error))
         return [*lines, self._range(), f"GPU time{times}.", f"Error of the profile there, held out{errors}."]
 
     def _range(self) -> str:
-        measured = self.profile.measured
-        limits = [(measured.batch_size, "requests"), (measured.kv_tokens, "KV tokens")]
-        larger = " or ".join(f"{limit:,} {what}" for limit, what in limits if limit is not None)
-        found = ["nothing was measured on this hardware"] if self.profile.derived else []
+        found = ["nothing was measured on this hardware"] if any(one.derived for one in self.profiles) else []
+        told = all(_largest_step(one.measured) for one in self.profiles)
         if self.outside_calls:
             share = f"{self.outside_calls / self.calls:.1%}"
             found.append(
-                f"{self.outside_calls} of {self.calls} calls ({share}) have more than the {measured.request_tokens}"
-                " tokens measured"
+                f"{self.outside_calls} of {self.calls} calls ({share}) have more than the"
+                f" {self._each(lambda measured: f'{measured.request_tokens} tokens')} measured"
             )
         if any(self.outside_share(name) for name in self.engines):
             shares = {name: f"{self.outside_share(name) or 0.0:.1%}" for name in self.engines}
-            fewer = f", or fewer than {least} requests," if (least := measured.least_batch_size) > 1 else ""
-            found.append(f"GPU time in steps with more than the {larger}{fewer} measured{_together(shares)}")
-        unknown = "" if larger else "; how large the measured steps were is not known"
+            found.append(f"GPU time in steps with more than the {self._each(_steps)} measured{_together(shares)}")
+        unknown = "" if told else "; how large the measured steps were is not known"
         if found:
             return f"Extrapolated (*): {'; '.join(found)}{unknown}."
-        return f"Interpolated: no call {'or step ' if larger else ''}is larger than measured{unknown}."
+        return f"Interpolated: no call {'or step ' if told else ''}is larger than measured{unknown}."
+
+    def _each(self, say: Callable[[Measured], str]) -> str:
+        """What is said of a profile, or of each of several that there is something to say of."""
+        said = [(say(profile.measured), profile.name) for profile in self.profiles]
+        return said[0][0] if len(said) == 1 else ", ".join(f"{text} of {name}" for text, name in said if text)
 
     def _time(self, policy: str) -> str:
         seconds = _seconds(self.engines[policy])
@@ -116,7 +121,7 @@ class Trust:
         error = self.error_pct(policy)
         if error is None:
             return "unknown"
-        own = {name for name in REGIMES if f"held_out_{name}_pct" in self.profile.accuracy}
+        own = {name for name in REGIMES if all(f"held_out_{name}_pct" in one.accuracy for one in self.profiles)}
         lacking = [_CALLED[name] for name, part in _seconds(self.engines[policy]).items() if part and name not in own]
         return f"{error:.1f} %" + (f" (of whole requests; none of {', '.join(lacking)} alone)" if lacking else "")
 
@@ -152,6 +157,16 @@ def half_width(ratios: Sequence[float]) -> float:
 def around(speedup: float, half: float) -> tuple[float, float]:
     """The interval of so much of the logarithm to both sides."""
     return speedup * math.exp(-half), speedup * math.exp(half)
+
+
+def _largest_step(measured: Measured) -> str:
+    limits = [(measured.batch_size, "requests"), (measured.kv_tokens, "KV tokens")]
+    return " or ".join(f"{limit:,} {what}" for limit, what in limits if limit is not None)
+
+
+def _steps(measured: Measured) -> str:
+    fewer = f", or fewer than {least} requests," if (least := measured.least_batch_size) > 1 else ""
+    return f"{_largest_step(measured)}{fewer}"
 
 
 def _seconds(engine: EngineStats) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -85,16 +85,25 @@ def _explain(model: type[BaseModel], place: Place, kind: str, message: str) -> s
         return f"{where}: unknown key{nearest(str(place[-1]), _fields(model, place[:-1]))}"
     if kind == "missing":
         return f"{where}: missing; add it"
+    if kind == "model_type":
+        return f"{where}: not a mapping; give it keys of {', '.join(_fields(model, place))}, or {{}}"
     return f"{where}: {message.lower()}"
 
 
 def _fields(model: type[BaseModel], place: Place) -> list[str]:
     """The keys that are known at this place."""
     for key in place:
-        inner = model.model_fields[str(key)].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
+        # The key of a mapping of models is a name of the user's.
+        if str(key) in model.model_fields:
+            model = _inner(model.model_fields[str(key)].annotation) or model
     return list(model.model_fields)
+
+
+def _inner(annotation: Any) -> type[BaseModel] | None:
+    """The model of a value, of a value that may be None, or of a mapping's values."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_inner, get_args(annotation))), None)
 
 
 def _find(node: yaml.Node, place: Place) -> yaml.Node:
