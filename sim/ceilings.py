@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any
 
 from sim.bounds import times_s
+from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
 from sim.load import ConcurrentSessions
 from sim.policies import parse_policy
@@ -120,16 +121,19 @@ def capacity_rate(workflows: Sequence[Workflow], profile: Profile) -> float:
     return len(sessions) / max(total.least_s(profile), read_s) if sessions else 0.0
 
 
-def saturation(workflows: Sequence[Workflow], profile: Profile, seed: int) -> float:
+def saturation(workflows: Sequence[Workflow], engine: Profile | Fleet, seed: int) -> float:
     """Sessions per second at which a server that always has more to do ends them: of plain `async`, of no other policy.
+
+    Or equal servers: together they sustain less than each by itself where calls of a session go to any of them.
 
     Simulated: the best `sustained` rate over closed loops of all sessions at once, half as many, a quarter, and so on.
     All at once it would be that of a server whose cache is overrun, which is less than it sustains.
     """
-    found, sessions = [0.0], len(workflows)
+    found, sessions, fleet = [0.0], len(workflows), fleet_of(engine)
+    profile = fleet.pools[0].profile
     weights = [{call: demand.least_s(profile) for call, demand in one.items()} for one in demands(workflows, profile)]
     while sessions and (len(found) < 2 or found[-1] >= _TOO_FEW * max(found)):
-        result = simulate(workflows, parse_policy("async"), profile, ConcurrentSessions(sessions), seed)
+        result = simulate(workflows, parse_policy("async"), fleet, ConcurrentSessions(sessions), seed)
         found.append(sustained(result, weights))
         sessions //= 2
     return max(found)

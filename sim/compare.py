@@ -24,8 +24,8 @@ from sim.simulate import simulate
 from sim.trust import Trust, around, drawn_profiles, half_width, kind, profile_title
 from sim.workflow import Workflow
 
-#: Workflows, enough to tell at which rate an engine is saturated.
-_SAMPLE = 200
+#: Workflows, enough to tell at which rate an engine is saturated: fewer end before long ones have filled its batches.
+_SAMPLE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Predicted(Comparison):
     def ceilings(self) -> Ceilings | None:
         """What binds under this load; None for workflows that run alone, and for pools of different engines.
 
-        Rates are those of one replica times their number, from a sample of the workflows.
+        The rate at which the engines are saturated comes from a sample of the workflows.
         """
         if isinstance(self.load, Alone) or len(self.fleet.pools) > 1:
             return None
@@ -98,8 +98,8 @@ class Predicted(Comparison):
             work_span=ratio(sum(bound.work_s for bound in bounds), sum(bound.span_s for bound in bounds)),
             no_queue=ratio(sum(ended.values()), sum(least[one] for one in ended)),
             offered_rate=self.load.per_s if isinstance(self.load, SessionRate) else None,
-            saturation_rate=replicas * saturation(sample, self.profile, self.seed),
-            capacity_rate=replicas * capacity_rate(sample, self.profile),
+            saturation_rate=saturation(sample, self.fleet, self.seed),
+            capacity_rate=replicas * capacity_rate(self.workflows, self.profile),
         )
 
     def limits(self) -> list[str]:

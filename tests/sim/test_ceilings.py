@@ -5,6 +5,8 @@ from strategies import profile, profiles, request, roomy, workflows
 
 from sim.bounds import span_s
 from sim.ceilings import Ceilings, capacity_rate, no_queue_s, saturation, sustained
+from sim.compare import compare
+from sim.fleet import fleet_of
 from sim.latency import Overheads, StepTime
 from sim.load import Alone, ConcurrentSessions, SessionRate
 from sim.policies import parse_policy
@@ -188,3 +190,22 @@ def test_the_tightest_limit_binds(changes, begins):
     limits = Ceilings(**{**LIMITS, **changes})
     assert limits.binds().startswith(begins)
     assert limits.to_json() == {**LIMITS, **changes, "binds": limits.binds()}
+
+
+def test_replicas_that_take_turns_sustain_less_than_each_by_itself_as_sessions_find_less_cached():
+    step = FLAT.model_copy(update={"prefill_token_s": 0.001})
+    engine = profile(roomy(block_size=10, max_num_seqs=4), step)
+    # An odd number, so that they change places.
+    crowd = [own_chain(f"w{i}") for i in range(25)]
+    assert saturation(crowd, fleet_of(engine, 2), 0) < 0.95 * 2 * saturation(crowd, engine, 0)
+    apart = profile(roomy(max_num_seqs=4, enable_prefix_caching=False), FLAT)
+    crowd = [request(f"r{i}", 10, 10) for i in range(64)]
+    assert saturation(crowd, fleet_of(apart, 2), 0) == pytest.approx(2 * saturation(crowd, apart, 0))
+
+
+def test_no_more_than_all_workflows_allow_is_said_to_be_possible_however_many_they_are():
+    # Every second one is long: a sample of every second would see only those, or none.
+    crowd = [request(f"r{i}", 10, 1000 if i % 2 == 0 else 1) for i in range(1500)]
+    engine = profile(roomy(max_num_seqs=256), FLAT)
+    found = compare(crowd, {"async": ASYNC}, "async", engine, ConcurrentSessions(1500), 0).ceilings
+    assert found.capacity_rate == pytest.approx(capacity_rate(crowd, engine))

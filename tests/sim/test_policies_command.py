@@ -124,12 +124,13 @@ def compared(engine, load, crowd=CROWD, policies=("async", "plas")):
 
 def test_ceilings_are_those_of_all_replicas_and_of_the_baseline():
     engine = profile(roomy(max_num_seqs=1))
-    found = compared(Fleet((Pool("all", engine, 3),)), SessionRate(2.0))
+    fleet = Fleet((Pool("all", engine, 3),))
+    found = compared(fleet, SessionRate(2.0))
     least = no_queue_s(CROWD, engine)
     waited = sum(session.latency_s for session in found.runs["async"].sessions)
     assert found.ceilings.no_queue == pytest.approx(waited / sum(least.values()))
     assert found.ceilings.offered_rate == 2
-    assert found.ceilings.saturation_rate == 3 * saturation(CROWD, engine, 0)
+    assert found.ceilings.saturation_rate == saturation(CROWD, fleet, 0)
     assert found.ceilings.capacity_rate == 3 * capacity_rate(CROWD, engine)
     assert found.to_json()["ceilings"] == found.ceilings.to_json()
     assert compared(engine, ConcurrentSessions(2)).ceilings.offered_rate is None
