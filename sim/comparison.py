@@ -83,6 +83,7 @@ class Comparison(ABC):
             **self.choices.to_json(),
             "load": str(self.load),
             "policies": list(self.policies),
+            "needs": {name: value for policy in self.policies.values() for name, value in policy.needs.items()},
             "baseline": self.baseline,
             "seed": self.seed,
             "tools_of_unknown_duration_at_0_s": unknown_tools(self.workflows),

@@ -58,6 +58,11 @@ class Gain:
         """Faster than the baseline, and more than noise."""
         return self.speedup > 1 and self.p_holm < ALPHA
 
+    @property
+    def is_worse(self) -> bool:
+        """Slower than the baseline, and more than noise."""
+        return self.speedup < 1 and self.p_holm < ALPHA
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -31,15 +31,18 @@ def print_map(found: RegimeMap, choices: Choices) -> None:
         out.print(table)
     out.print(f"\n{str(choices).capitalize()}.")
     rate = f"{found.saturation_rate:.3g} sessions/s"
-    out.print(f"Load is offered / sustained: with the most KV blocks, async sustains {rate}.")
+    out.print(f"Load is offered / sustained: with the most KV blocks, async sustains about {rate}.")
     if found.left_out:
         out.print(f"{found.left_out} workflows are left out, as they cannot finish on the smallest engine.")
     out.print("! more is offered than the server of this row sustains: the gain depends on how long the run is.")
     real = [cell for cell in found.cells if cell.best and cell.best.is_real]
     if len(real) < len(found.cells):
         noise = f"p >= {ALPHA:g}, Holm over {_questions(found)} questions"
-        out.print(f"- no policy is better by more than noise ({noise}): the policy does not matter here.")
+        out.print(f"- no policy is better by more than noise ({noise}).")
     out.print(_sentence(found, real))
+    for name in found.policies:
+        if slower := sum(gain.policy == name and gain.is_worse for cell in found.cells for gain in cell.gains):
+            out.print(f"{name} is slower than {found.baseline} by more than noise in {slower} cells.")
 
 
 def map_json(found: RegimeMap, choices: Choices, workflows: Sequence[Workflow]) -> dict[str, Any]:

@@ -187,8 +187,8 @@ def _settings(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> Iter
     told = {**measured, **scheduler, "scheduling_policy": scheduler.get("policy")}
     for name, value in (predicted.get("engine_settings") or {}).items():
         actual = told.get(name)
-        # A policy sets the queue's order, and "default" are the sizes that vLLM makes itself.
-        if name == "scheduling_policy" or value == "default":
+        # What a policy needs was set for it, and "default" are the sizes that vLLM makes itself.
+        if name in predicted.get("needs", {}) or value == "default":
             continue
         if actual not in (None, "unknown") and str(actual).lower() != str(value).lower():
             yield f"The profile has {name} {value}, the server {actual}."

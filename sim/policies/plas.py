@@ -15,10 +15,9 @@ class Plas(Order):
     """The less service a workflow's finished calls have had in all, the sooner its next call goes.
 
     Service is counted in ``levels`` queues: queue i is for up to ``quantum_s`` * 2^i seconds, the last for any number;
-    time in the waiting queue is none. With ``beta`` a workflow goes first as long as it has waited ``beta`` times as long
-    as it was served. A call keeps the priority that it was sent with. Information: how long the
-    workflow's finished calls waited and were served. Source: PLAS, program-level attained service, of Autellix (Luo et
-    al. 2025).
+    time in the waiting queue is none. With ``beta`` a workflow goes first while it has waited ``beta`` times as long as
+    it was served. A call keeps the priority that it was sent with. Information: how long the workflow's finished calls
+    waited and were served. Source: PLAS, program-level attained service, of Autellix (Luo et al. 2025).
     """
 
     name = "plas"

@@ -16,7 +16,7 @@ from calibration.recorded._prompts import of_ids
 from live.fake import FakeServer
 from sim.errors import TraceError
 from sim.latency import StepTime, load_profile
-from sim.policies.async_ import Async
+from sim.policies import parse_policy
 from sim.settings import EngineSettings, from_vllm
 from sim.simulate import serve
 from sim.workflow import Call, Tape, Workflow
@@ -407,7 +407,7 @@ def simulated(run: RecordedRun, engine):
         )
         for number, request in enumerate(run.requests)
     }
-    result = serve(workflows, Async(), engine, [request.sent_s for request in run.requests])
+    result = serve(workflows, parse_policy("async"), engine, [request.sent_s for request in run.requests])
     return {record.workflow_id: record.num_cached_tokens for record in result.records}
 
 

@@ -304,6 +304,11 @@ def test_settings_that_the_server_does_not_have_are_told():
         "The profile has num_gpu_blocks 100, the server 90.",
         "The profile has scheduling_policy fcfs, the server priority.",
     ]
+    needs = {"needs": {"scheduling_policy": "priority"}, "engine_settings": {**settings, "num_gpu_blocks": 90}}
+    set_for_it = compare_results(
+        side("p", {**FACTS, **needs}, a=[run(call())]), side("m", {**FACTS, **told}, a=[run(call())])
+    )
+    assert not [note for note in set_for_it.notes if note.startswith("The profile has")]
 
 
 METRICS = {

@@ -20,7 +20,7 @@ from sim.derived import (
 )
 from sim.errors import ProfileError
 from sim.latency import Overheads, StepTime, load_profile
-from sim.policies.async_ import Async
+from sim.policies import parse_policy
 from sim.simulate import serve
 from sim.workflow import Call, Segment, Tape, Workflow
 
@@ -90,7 +90,7 @@ def test_the_error_that_every_derived_profile_tells_is_that_on_the_recorded_run(
         for number, (row, ids) in enumerate(requests)
     }
     began = requests[0][0]["queued_ts"]
-    done = serve(crowd, Async(), guess, [row["queued_ts"] - began for row, _ in requests]).records
+    done = serve(crowd, parse_policy("async"), guess, [row["queued_ts"] - began for row, _ in requests]).records
     measured = np.mean([row["last_token_ts"] - row["queued_ts"] for row, _ in requests])
     error = np.mean([record.finished_s - record.sent_s for record in done]) / measured - 1
     assert 100 * error == pytest.approx(RULE_ERROR_PCT, abs=5)
