@@ -104,7 +104,7 @@ class Predicted(Comparison):
 
     def limits(self) -> list[str]:
         """What is beyond what was measured, how wrong the profile was, and what an interval covers."""
-        return [*self.trust.sentences(), self._covered()]
+        return [*self.fleet.without_effect(self.workflows), *self.trust.sentences(), self._covered()]
 
     def _covered(self) -> str:
         others = "Intervals cover other workflows of the same kind"

@@ -105,6 +105,14 @@ class Fleet:
             return self
         return self.with_profiles([_set(pool.profile, needs) for pool in self.pools])
 
+    def without_effect(self, workflows: Sequence[Workflow]) -> list[str]:
+        """A sentence for each agent and tool that it names and none of the workflows has."""
+        agents = {call.agent for workflow in workflows for call in workflow.calls}
+        tools = {tool.name for workflow in workflows for tool in workflow.tools}
+        idle = [f"agent {p!r}" for p in self.agents if not any(fnmatchcase(agent, p) for agent in agents)]
+        idle += [f"tool {name!r}" for name in self.tool_limits if name not in tools]
+        return [f"The fleet names {name}, which none of these workflows has." for name in idle]
+
     def with_profiles(self, profiles: Sequence[Profile]) -> Fleet:
         """The same with other profiles, one for each pool."""
         pairs = zip(self.pools, profiles, strict=True)

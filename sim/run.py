@@ -25,9 +25,6 @@ from sim.session import Session, Start
 from sim.signals import Signals
 from sim.workflow import Call, Node, Tool, Workflow
 
-#: Behind every key that a rule may give.
-DEMOTED = 10**15
-
 
 class Run:
     """Many workflows under one policy. No clock, no I/O.

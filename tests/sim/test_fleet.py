@@ -312,3 +312,14 @@ def test_replicas_and_a_fleet_are_not_given_together(files):
     traces, fleet = files
     done = workspan("run", traces, "--policy", "async", "--fleet", fleet, "--replicas", 2)
     assert_one_line(done, "--replicas and --fleet: give one of them; a pool of a fleet has its replicas")
+
+
+def test_an_agent_or_a_tool_that_nobody_has_is_told():
+    pools = (Pool("large", profile()), Pool("small", profile()))
+    workflow = Workflow("w", "test", "t", (Call("a", "critic", (Segment("s", 4),), "x"),), (), Tape({"a": 2}, {}))
+    fleet = Fleet(pools, {"critc*": "small", "crit*": "small"}, {"pyton": 1})
+    result = compare([workflow], {"async": parse_policy("async")}, "async", fleet, Alone(), 0)
+    assert result.limits()[:2] == [
+        "The fleet names agent 'critc*', which none of these workflows has.",
+        "The fleet names tool 'pyton', which none of these workflows has.",
+    ]

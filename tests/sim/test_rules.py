@@ -10,10 +10,10 @@ from strategies import profile, profiles, roomy
 from sim.fleet import Fleet, Pool
 from sim.latency import StepTime
 from sim.load import Alone
+from sim.outbox import DEMOTED
 from sim.policies import parse_policy
 from sim.record import Extras
 from sim.rules import Served, View
-from sim.run import DEMOTED
 from sim.signals import Signals
 from sim.simulate import serve, simulate
 from sim.workflow import Call, Edge, Segment, Tape, Tool, Workflow
