@@ -66,9 +66,10 @@ MUTATIONS = {
     "victim's tokens not given back": ("budget += given_back", "budget += 0"),
     "passes over one after a victim without a row": ("and not self._settings.skips_after_idle_victim", "and False"),
     "skips ahead of a head that does not fit": (
-        "if not self._admit(request, found, num_new):\n                break",
-        "if not self._admit(request, found, num_new):\n"
-        "                self.waiting.add(self.waiting.pop())\n                budget -= 1\n                continue",
+        "if self.running or not self.pins:\n                    break",
+        "if self.running or not self.pins:\n"
+        "                    self.waiting.add(self.waiting.pop())\n                    budget -= 1\n"
+        "                    continue",
     ),
     "reserves the first chunk only": ("if self._settings.scheduler_reserve_full_isl else", "if False else"),
     "no watermark": ("(self._watermark if self.running else 0)", "0"),
@@ -105,7 +106,7 @@ MUTATIONS = {
         "for extent in reversed(self._cached.get(path, ())):",
     ),
     "grows past a newer copy": ("copies[-1] is last", "last in copies"),
-    "grows for all who share it": ("and len(last.holders) == 1:", "and True:"),
+    "grows for all who share it": ("and len(last.holders) == 1 and", "and True and"),
     "content forgotten when freed": (
         "extent.queue_before(self._queue)\n        holding",
         "extent.queue_before(self._queue)\n                self._forget(extent)\n        holding",
