@@ -66,16 +66,26 @@ def regime_map(ax: Axes, cells: Sequence[Sequence[Any]], loads: Sequence[str], k
     for row, column in product(range(len(cells)), range(len(loads))):
         cell, place = cells[row][column], (column - 0.5, row - 0.5)
         real = bool(cell.best and cell.best.is_real)
+        dark = best[row][column] > 1 + 0.6 * (largest - 1)
         if not real:
             ax.add_patch(Rectangle(place, 1, 1, fill=False, hatch="///", edgecolor="0.6", linewidth=0))
         if cell.saturated:
             inner = (place[0] + 0.04, place[1] + 0.04)
-            ax.add_patch(Rectangle(inner, 0.92, 0.92, fill=False, edgecolor=_DARK, linewidth=0.8, linestyle="--"))
+            line = "white" if dark else _DARK
+            ax.add_patch(Rectangle(inner, 0.92, 0.92, fill=False, edgecolor=line, linewidth=0.8, linestyle="--"))
         gain = f"{cell.best.speedup:.2f}x" if cell.best else "none\nfinished"
         text = f"{gain}\n{cell.best.policy}" if cell.best and real else gain
-        dark = real and best[row][column] > 1 + 0.6 * (largest - 1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8} if not real else None
-        ax.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else "black", bbox=box)
+        ax.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if dark and real else "black",
+            bbox=box,
+        )
     ax.set_xticks(range(len(loads)), loads)
     ax.set_yticks(range(len(kv)), kv)
     ax.tick_params(length=0)
