@@ -18,9 +18,9 @@ from live.server import Counters, Server, ServerInfo, engine_stats, growth
 from live.signals import Looks
 from live.text import Texts
 from live.tools import Executor, ToolRun
+from sim.bounds import least_times_s
 from sim.choices import Choices
 from sim.errors import RunError
-from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
 from sim.load import Alone, Load, SessionRate, in_order
 from sim.policies import Policy
@@ -134,18 +134,21 @@ def _foreign(run: RunResult, counters: Sequence[tuple[Counters, Counters]]) -> i
 
 
 @dataclass(frozen=True)
-class _Unmeasured(Fleet):
-    """So many servers, of whose pace nothing is known."""
+class _Servers:
+    """So many replicas, each of which takes every agent's calls; the profile says how long a call would take alone."""
 
-    number: int = 1
+    number: int
+    profile: Profile | None
+    tool_limits: Mapping[str, int] = field(default_factory=dict)
 
     def numbers(self, agent: str) -> Sequence[int]:
         """All of them."""
         return range(self.number)
 
-
-def _fleet(replicas: int, profile: Profile | None) -> Fleet:
-    return fleet_of(profile, replicas) if profile else _Unmeasured((), number=replicas)
+    def least_times_s(self, workflow: Workflow) -> Mapping[str, float]:
+        """Best-case seconds of each node; a policy that asks for them is refused where there is no profile."""
+        assert self.profile
+        return least_times_s(workflow, self.profile)
 
 
 def _replays(
@@ -159,7 +162,7 @@ def _replays(
 ) -> Iterator[Replay]:
     """One replay of all workflows, or of each by itself; each finds an empty prefix cache."""
     numbered = dict(enumerate(workflows)) if isinstance(load, Alone) else in_order(workflows, seed)
-    world = World(policy, _fleet(len(infos), setup.profile), numbered, seed)
+    world = World(policy, _Servers(len(infos), setup.profile), numbered, seed)
     connect = [partial(Client, info.url, info.model, setup.timeout_s) for info in infos]
     alone = [{number: workflow} for number, workflow in numbered.items()]
     for some in alone if isinstance(load, Alone) else [numbered]:

@@ -42,11 +42,11 @@ def simulate(
     if isinstance(load, Alone):
         parts = []
         for number, workflow in numbered.items():
-            driver = _Driver(world, {number: workflow}, macro_steps)
+            driver = _Driver(world, fleet, {number: workflow}, macro_steps)
             driver.closed_loop(1)
             parts.append(driver.result())
         return joined(parts)
-    driver = _Driver(world, numbered, macro_steps)
+    driver = _Driver(world, fleet, numbered, macro_steps)
     if isinstance(load, SessionRate):
         driver.open_loop(load.instants(len(workflows), seed))
     else:
@@ -62,7 +62,8 @@ def serve(
     macro_steps: bool = True,
 ) -> RunResult:
     """The sessions, in their order, arriving at these instants in seconds."""
-    driver = _Driver(World(policy, fleet_of(engine), workflows, 0), workflows, macro_steps)
+    fleet = fleet_of(engine)
+    driver = _Driver(World(policy, fleet, workflows, 0), fleet, workflows, macro_steps)
     driver.open_loop(instants)
     return driver.result()
 
@@ -81,9 +82,9 @@ class _Open:
 class _Driver:
     """Starts what the `Run` answers on simulated servers and reports what has ended."""
 
-    def __init__(self, world: World, workflows: Mapping[int, Workflow], macro_steps: bool = True) -> None:
+    def __init__(self, world: World, fleet: Fleet, workflows: Mapping[int, Workflow], macro_steps: bool = True) -> None:
         self._env = simpy.Environment()
-        self._fleet = world.fleet.set_for(world.policy)
+        self._fleet = fleet.set_for(world.policy)
         retention = world.policy.rule(Retention)
         kept = retention.kept if retention else LRU
         self._servers = [
