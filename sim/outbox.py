@@ -43,11 +43,11 @@ class Outbox:
                 priority += _thousandths(self._order, self._order.key(submission, view, self._memory[self._order.name]))
             if wanted.id in state.ahead_at:
                 # Its KV is where its prefill went.
-                replica = state.ahead_at.pop(wanted.id)
+                replica = state.ahead_at[wanted.id]
             elif len(numbers) > 1:
                 replica = self._route(submission, view, numbers)
         if ahead_of:
-            state.ahead_at[wanted.id] = replica
+            state.ahead_at = {**state.ahead_at, wanted.id: replica}
         state.replica = replica
         load = self._load[replica]
         load[0] += 1

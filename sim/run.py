@@ -199,7 +199,7 @@ class Run:
         starts = []
         for tool in state.next_tools(call):
             if self._speculation.guessed(state.workflow.id, tool.id):
-                state.guesses[tool.id] = False
+                state.guesses = {**state.guesses, tool.id: False}
                 starts += self._places.take(Start(state.number, tool, purpose="guess"))
             else:
                 starts += self._places.take(Start(state.number, tool, purpose="waste"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from sim.detector import Watch
 from sim.foresight import Forecast
@@ -28,6 +30,10 @@ class Start(NamedTuple):
 def blind(call: Call) -> Call:
     """The call as a rule sees it: without the name of its answer, which could be that of an answer it knows."""
     return Call(call.id, call.agent, call.prompt, "")
+
+
+#: Shared by all sessions that guess nothing and send nothing ahead: there may be a hundred thousand.
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -58,9 +64,9 @@ class Session:
     context_tokens: int = 0
     acting_since_s: float | None = None
     replica: int | None = None
-    guesses: dict[str, bool] = field(default_factory=dict)
-    ahead_at: dict[str, int] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
+    guesses: Mapping[str, bool] = field(default_factory=lambda: _NONE)
+    ahead_at: Mapping[str, int] = field(default_factory=lambda: _NONE)
+    known: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self.waits = {node: len(parents) for node, parents in self.workflow.parents.items()}
@@ -152,7 +158,7 @@ class Session:
 
     def guessed(self, tool: Tool) -> bool:
         """A guessed tool is done: whether it was waited for, so that it counts now."""
-        self.guesses[tool.id] = True
+        self.guesses = {**self.guesses, tool.id: True}
         return not self.waits[tool.id]
 
     def is_waited_for(self, start: Start) -> bool:
