@@ -49,6 +49,7 @@ class Run:
         self._policy = policy
         self._memory = {rule.name: rule.begin() for rule in (*policy.rules, RoundRobin())}
         self._dispatch = policy.rule(Dispatch) or Async()
+        self._sends_all = self._dispatch == Async()
         self._gate = policy.rule(Gate)
         self._ahead, self._speculation = policy.rule(Ahead), policy.rule(Speculation)
         self._verdict = policy.rule(Verdict)
@@ -185,7 +186,7 @@ class Run:
 
     def _select(self, state: Session) -> list[Node]:
         nodes, position = state.workflow.nodes, state.workflow.position
-        if self._dispatch == Async():
+        if self._sends_all:
             return [nodes[index] for index in state.ready]
         chosen = [position.get(node.id, -1) for node in self._dispatch.select(state.view())]
         if len(set(chosen)) < len(chosen) or not set(chosen) <= set(state.ready):
