@@ -90,12 +90,11 @@ class RealTimeEngine:
     def gauges(self) -> dict[str, float]:
         """What vLLM shows under these names in /metrics as it is now."""
         # In another thread than the scheduler's: each is right by itself, which is all that a gauge is.
-        scheduler = self._server._scheduler
-        pool = scheduler.pool
+        now = self._server.signals()
         return {
-            "kv_cache_usage_perc": 1 - pool.num_free_blocks / pool.num_usable_blocks,
-            "num_requests_running": len(scheduler.running),
-            "num_requests_waiting": len(scheduler.waiting),
+            "kv_cache_usage_perc": now.kv_use,
+            "num_requests_running": now.num_running,
+            "num_requests_waiting": now.num_waiting,
         }
 
     def now(self) -> float:

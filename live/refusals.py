@@ -12,6 +12,7 @@ from sim.errors import RunError
 from sim.latency import Profile
 from sim.policies import Policy, str_of
 from sim.rules import Ahead, Gate, Informed, Order, Router, Speculation
+from sim.settings import flag
 
 
 def check_policies(
@@ -68,8 +69,8 @@ def _check_settings(name: str, policy: Policy, info: ServerInfo) -> None:
     for setting, value in policy.needs.items():
         actual = told.get(setting, value)
         if actual != value:
-            flag = f"--{setting.replace('_', '-')}" + ("" if value is True else f" {value}")
-            raise RunError(f"policy {name}: the server {info.url} runs with {setting} {actual}; restart it with {flag}")
+            mend = f"restart it with {flag(setting, value)}"
+            raise RunError(f"policy {name}: the server {info.url} runs with {setting} {actual}; {mend}")
 
 
 def _check_metrics(name: str, servers: Sequence[Server]) -> None:

@@ -22,7 +22,7 @@ from live.sent import Open, Sent
 from live.steps import request_id
 from live.text import Texts
 from live.tools import NOT_RUN, Executor, Job, ToolResult, ToolRun, start
-from sim.record import EngineStats, Extras, RunResult, Status
+from sim.record import EngineStats, Extras, RunResult, makespan_s
 from sim.run import Run
 from sim.session import Start
 from sim.signals import Signals
@@ -92,11 +92,11 @@ class Replay:
 
     def result(self, engine: EngineStats) -> RunResult:
         """Everything that has happened; a call that is still under way is an unfinished record."""
-        sessions = tuple(state.session(self._agenda.began, self._status(state.number)) for state in self._open.values())
+        sessions = tuple(
+            state.session(self._agenda.began, self._run.status(state.number)) for state in self._open.values()
+        )
         records = tuple(record for state in self._open.values() for record in state.records(self._agenda.began))
-        ends = [session.finished_s for session in sessions if session.finished_s is not None]
-        makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
-        return RunResult(records, sessions, engine, makespan, self._extras, len(self._connect))
+        return RunResult(records, sessions, engine, makespan_s(sessions), self._extras, len(self._connect))
 
     def lags_s(self) -> list[float]:
         """For each call that was sent: how much later than it could have been."""
@@ -114,13 +114,6 @@ class Replay:
     def failed_ahead(self) -> list[str]:
         """Workflow, call and reason of each prefill ahead of a call that failed."""
         return self._failed_ahead
-
-    def _status(self, session: int) -> Status:
-        if not self._run.over(session):
-            return "unfinished"
-        if self._run.aborted(session):
-            return "aborted"
-        return "failed" if self._run.failed(session) else "finished"
 
     def _loop(self) -> None:
         self._look_later()

@@ -6,20 +6,18 @@ a trace recorded is not.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from live.tool_calls import ToolCall
 from sim.errors import RunError, nearest
+from sim.own import import_own
 from sim.workflow import Tool, Workflow
 
 #: What stands as the result of a tool that was not carried out.
@@ -177,10 +175,8 @@ def parse_executor(text: str, timeout_s: float, stops: bool = False) -> Executor
 def _functions(text: str, module: str, attribute: str) -> Mapping[str, Callable[..., Any]]:
     if not module or not attribute:
         raise RunError(f"tools {text}: give recorded, module:attribute or appworld:URL")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # the last: it hides nothing that is installed
     try:
-        place = getattr(importlib.import_module(module), attribute)
+        place = getattr(import_own(module), attribute)
     except AttributeError as error:
         raise RunError(f"tools {text}: {error}; define it there, or give another name") from error
     except Exception as error:  # importing runs what the user wrote

@@ -239,11 +239,12 @@ class SimulatedServer:
     def _tell_observers(self) -> None:
         if self._observers:
             observers, self._observers = self._observers, []
+            self._make_changes()
             for tell in observers:
-                tell(self._signals())
+                tell(self.signals())
 
-    def _signals(self) -> Signals:
-        self._make_changes()
+    def signals(self) -> Signals:
+        """How things stand now, in the middle of a run of steps as they stood when it began."""
         scheduler, pool = self._scheduler, self._scheduler.pool
         return Signals(
             kv_use=1 - pool.num_free_blocks / pool.num_usable_blocks,

@@ -16,7 +16,7 @@ from typing import Any
 from sim.bounds import least_times_s
 from sim.detector import Achieved, RepetitionDetector, achieved, fails
 from sim.latency import Profile
-from sim.metrics import ratio
+from sim.metrics import percent, ratio
 from sim.record import RunResult
 from sim.stats import ALL
 from sim.workflow import Call, Workflow
@@ -110,7 +110,7 @@ class Aborts:
         return [
             f"Aborted: {self.aborted} of {self.sessions} sessions; {who.right} would have failed, {who.wrong} would"
             f" have succeeded{unknown}; {who.missed} failing ones were not aborted"
-            f" (precision {_percent(who.precision)}, recall {_percent(who.recall)}).",
+            f" (precision {percent(who.precision)}, recall {percent(who.recall)}).",
             f"Never sent: {self.prompt_tokens:,} prompt tokens and {self.output_tokens:,} output tokens{seconds}.",
         ]
 
@@ -155,7 +155,7 @@ def calls_after(
     workflow: Workflow, detector: RepetitionDetector, seconds: Mapping[str, float]
 ) -> tuple[Call, ...] | None:
     """The calls that begin after the first warning, under `async` alone with nodes of these seconds; None without."""
-    begins, ends = _timeline(workflow, seconds)
+    begins, ends = workflow.timeline(seconds)
     position, watch = workflow.position, detector.watch(0, workflow)
     for call in sorted(workflow.calls, key=lambda call: (ends[call.id], position[call.id])):
         if watch.finished(call):
@@ -166,16 +166,6 @@ def calls_after(
 def _unsent(workflow: Workflow, sent: Collection[str], profile: Profile | None) -> Cost:
     seconds = least_times_s(workflow, profile) if profile else {call.id: 0.0 for call in workflow.calls}
     return cost_of((call for call in workflow.calls if call.id not in sent), workflow, seconds)
-
-
-def _timeline(workflow: Workflow, seconds: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """When each node begins and ends that waits for its parents only."""
-    begins: dict[str, float] = {}
-    ends: dict[str, float] = {}
-    for node in workflow.order:
-        begins[node] = max((ends[parent] for parent in workflow.parents[node]), default=0.0)
-        ends[node] = begins[node] + seconds[node]
-    return begins, ends
 
 
 def _case(workflow: Workflow, profile: Profile) -> Case:
@@ -239,7 +229,3 @@ def _cost(cases: Iterable[Case]) -> Cost:
 
 def _sum(costs: Iterable[Cost]) -> Cost:
     return reduce(Cost.__add__, costs, Cost())
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"

@@ -103,7 +103,7 @@ class Fleet:
                     raise PolicyError(f"policy {policy}: {pool.profile.name} has no prefix cache; take another profile")
         if not needs:
             return self
-        return self.with_profiles([_set(pool.profile, needs) for pool in self.pools])
+        return self.with_profiles([pool.profile.with_engine(needs) for pool in self.pools])
 
     def without_effect(self, workflows: Sequence[Workflow]) -> list[str]:
         """A sentence for each agent and tool that it names and none of the workflows has."""
@@ -187,7 +187,3 @@ def _profile(path: Path, pool: str, profile: str) -> Profile:
         return load_profile(profile)
     except ProfileError as error:
         raise ProfileError(f"{path}: pools, {pool}, profile: {error}") from error
-
-
-def _set(profile: Profile, settings: Mapping[str, object]) -> Profile:
-    return profile.model_copy(update={"engine": profile.engine.model_copy(update=dict(settings))})

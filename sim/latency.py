@@ -130,6 +130,10 @@ class Profile(Strict):
             }
         )
 
+    def with_engine(self, settings: Mapping[str, object]) -> Profile:
+        """The same on an engine with other settings, which are not checked, by their names in `EngineSettings`."""
+        return self.model_copy(update={"engine": self.engine.model_copy(update=dict(settings))})
+
     def drawn(self, number: int) -> Profile:
         """The profile as it could have been found: with the coefficients of one bootstrap draw."""
         assert self.draws is not None

@@ -96,6 +96,11 @@ def ratio(part: float | None, whole: float | None) -> float | None:
     return part / whole if whole and part is not None else None
 
 
+def percent(share: float | None) -> str:
+    """A share for people."""
+    return "-" if share is None else f"{share:.1%}"
+
+
 def count(names: Iterable[str]) -> dict[str, int]:
     """How often each name occurs, by name."""
     found = list(names)

@@ -56,13 +56,10 @@ class Outlook:
 
     def _expect(self, session: int) -> None:
         workflow = self._workflows[session]
-        weights = self._seconds(workflow) if self._rule and self._rule.distance == "seconds" else None
-        begins: dict[str, float] = {}
-        ends: dict[str, float] = {}
-        for node in workflow.order:
-            begins[node] = max((ends[parent] for parent in workflow.parents[node]), default=0.0)
-            ends[node] = begins[node] + (1.0 if weights is None else weights[node])
-        self._ends[session] = ends
+        in_seconds = self._rule and self._rule.distance == "seconds"
+        begins, self._ends[session] = workflow.timeline(
+            self._seconds(workflow) if in_seconds else dict.fromkeys(workflow.order, 1.0)
+        )
         distances = {call.id: begins[call.id] for call in workflow.calls}
         for server in self._servers:
             server.expect(session, workflow, distances)

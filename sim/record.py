@@ -110,6 +110,12 @@ class RunResult:
     replicas: int = 1
 
 
+def makespan_s(sessions: Sequence[SessionRecord]) -> float:
+    """Seconds from the first arrival to the last end."""
+    ends = (session.finished_s for session in sessions if session.finished_s is not None)
+    return max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
+
+
 def joined(parts: Sequence[RunResult]) -> RunResult:
     """Runs one after the other as one: makespans and what the engines did are summed."""
     return RunResult(

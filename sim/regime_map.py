@@ -254,7 +254,7 @@ def _engine(profile: Profile, slots: int, share: float) -> Profile:
     blocks = max(2, round(share * (engine.num_gpu_blocks - 1)) + 1)
     budget = max(engine.max_num_batched_tokens, slots)
     settings = {"max_num_seqs": slots, "num_gpu_blocks": blocks, "max_num_batched_tokens": budget}
-    return profile.model_copy(update={"engine": engine.model_copy(update=settings)})
+    return profile.with_engine(settings)
 
 
 def _check_policies(policies: Mapping[str, Policy], baseline: str) -> None:

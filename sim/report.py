@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,9 +14,10 @@ from sim.comparison import Comparison, unknown_shares, unknown_tools
 from sim.failures import title
 from sim.latency import Profile
 from sim.load import Alone
+from sim.metrics import percent
 from sim.tokens import estimated
 from sim.trust import profile_title
-from sim.workflow import CLIENT, origin_of
+from sim.workflow import CLIENT, Workflow, origin_of
 
 
 def console() -> Console:
@@ -44,8 +45,8 @@ _ROWS: tuple[tuple[str, Cell], ...] = (
     ("batches (steps)", lambda p: _count(p["steps"])),
     ("mean batch size", lambda p: _number(p["mean_batch_size"])),
     ("parallelism within a session", lambda p: _number(p["parallelism"])),
-    ("GPU busy", lambda p: _share(p["gpu_busy_share"])),
-    ("prefix-cache hits", lambda p: _share(p["prefix_cache_hit_share"])),
+    ("GPU busy", lambda p: percent(p["gpu_busy_share"])),
+    ("prefix-cache hits", lambda p: percent(p["prefix_cache_hit_share"])),
     ("preemptions", lambda p: _count(p["preemptions"])),
     ("calls finished / sent", lambda p: _finished(p["calls"])),
     ("sessions finished / all", lambda p: _finished(p["sessions"])),
@@ -130,15 +131,24 @@ def _sentences(comparison: Comparison, result: dict[str, Any]) -> list[str]:
     tools = sum(tool.name != CLIENT for workflow in comparison.workflows for tool in workflow.tools)
     if unknown := unknown_tools(comparison.workflows):
         lines.append(f"{unknown} of {tools} tool runs have no recorded duration and count as 0 s.")
-    prompts, outputs = unknown_shares(comparison.workflows)
-    if prompts or outputs:
-        lines.append(
-            f"Not recorded and estimated: {prompts:.1%} of the prompt tokens, {outputs:.1%} of the output tokens."
-        )
-        lines += _much_estimated(comparison)
-    if number := estimated(comparison.workflows):
-        lines.append(f"Token counts of {number} of {everything} workflows are estimated as characters / 4.")
-    return lines
+    if unrecorded := not_recorded(comparison.workflows):
+        lines += [*unrecorded, *_much_estimated(comparison)]
+    return lines + not_counted(comparison.workflows)
+
+
+def not_recorded(workflows: Sequence[Workflow]) -> list[str]:
+    """A sentence on what of the tokens is an estimate of what was not recorded, if anything."""
+    prompts, outputs = unknown_shares(workflows)
+    if not (prompts or outputs):
+        return []
+    return [f"Not recorded and estimated: {prompts:.1%} of the prompt tokens, {outputs:.1%} of the output tokens."]
+
+
+def not_counted(workflows: Sequence[Workflow]) -> list[str]:
+    """A sentence on whose tokens no tokenizer has counted, if there are such workflows."""
+    number = estimated(workflows)
+    text = f"Token counts of {number} of {len(workflows)} workflows are estimated as characters / 4."
+    return [text] if number else []
 
 
 def _not_runnable(comparison: Comparison) -> list[str]:
@@ -218,21 +228,17 @@ def _percentiles(values: dict[str, float | None]) -> str:
     return " / ".join(_number(values[name]) for name in ("p50", "p95", "p99"))
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
 _STATS: tuple[tuple[str, Cell], ...] = (
     ("workflows", lambda g: f"{g['workflows']:,}"),
     ("calls", lambda g: f"{g['calls']['sum']:,}"),
     ("  of a workflow: p50 / p95 / max", lambda g: _quantiles(g["calls"])),
     ("prompt tokens", lambda g: f"{g['prompt_tokens']['sum']:,}"),
     ("  of a call: p50 / p95 / max", lambda g: _quantiles(g["prompt_tokens"])),
-    ("  estimated, not recorded", lambda g: _share(g["unknown_prompt_share"])),
+    ("  estimated, not recorded", lambda g: percent(g["unknown_prompt_share"])),
     ("output tokens", lambda g: f"{g['output_tokens']['sum']:,}"),
     ("  of a call: p50 / p95 / max", lambda g: _quantiles(g["output_tokens"])),
-    ("  estimated, not recorded", lambda g: _share(g["unknown_output_share"])),
-    ("prefix reuse within a workflow", lambda g: _share(g["prefix_reuse"])),
+    ("  estimated, not recorded", lambda g: percent(g["unknown_output_share"])),
+    ("prefix reuse within a workflow", lambda g: percent(g["prefix_reuse"])),
     ("tool runs", lambda g: f"{g['tools']['sum']:,}"),
     ("  of a workflow: p50 / p95 / max", lambda g: _quantiles(g["tools"])),
     ("  of unknown duration", lambda g: f"{g['tools_of_unknown_duration']:,}"),

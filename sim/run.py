@@ -12,6 +12,7 @@ from sim.places import ToolPlaces
 from sim.policies import Policy
 from sim.policies.async_ import Async
 from sim.policies.round_robin import RoundRobin
+from sim.record import Status
 from sim.rules import (
     Ahead,
     Dispatch,
@@ -133,6 +134,14 @@ class Run:
         """The policy has stopped the session before all of it was done."""
         state = self._sessions[session]
         return state.aborted and state.left > 0
+
+    def status(self, session: int) -> Status:
+        """How the session ended, or that it has not."""
+        if not self.over(session):
+            return "unfinished"
+        if self.aborted(session):
+            return "aborted"
+        return "failed" if self.failed(session) else "finished"
 
     def _warn(self, state: Session) -> None:
         assert self._verdict

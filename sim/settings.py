@@ -102,6 +102,12 @@ class EngineSettings(Strict):
         return tuple(map(int, self.vllm_version.split(".")))
 
 
+def flag(setting: str, value: object) -> str:
+    """What vLLM is started with to have the setting."""
+    name = f"--{setting.replace('_', '-')}"
+    return name if value is True else f"{name} {value}"
+
+
 def from_vllm(told: Mapping[str, Any]) -> dict[str, Any]:
     """Of what vLLM calls its settings, those of `EngineSettings` that are given, under their names there."""
     named = {**told, "scheduling_policy": told.get("policy")}

@@ -17,7 +17,7 @@ from sim.latency import Profile
 from sim.load import Alone, Load, SessionRate, in_order
 from sim.outlook import Outlook
 from sim.policies import Policy
-from sim.record import Extras, Record, RunResult, SessionRecord, Status, joined
+from sim.record import Extras, Record, RunResult, SessionRecord, Status, joined, makespan_s
 from sim.request import Request
 from sim.retention import LRU
 from sim.rules import Retention, Served
@@ -120,11 +120,14 @@ class _Driver:
         """Everything that has happened."""
         records = {number: _records(state) for number, state in self._open.items()}
         sessions = [self._session(number, records[number]) for number in self._open]
-        ends = (session.finished_s for session in sessions if session.finished_s is not None)
-        makespan = max(ends, default=0.0) - min((session.arrived_s for session in sessions), default=0.0)
         engine = reduce(operator.add, (server.stats for server in self._servers))
         return RunResult(
-            tuple(chain(*records.values())), tuple(sessions), engine, makespan, self._extras, len(self._servers)
+            tuple(chain(*records.values())),
+            tuple(sessions),
+            engine,
+            makespan_s(sessions),
+            self._extras,
+            len(self._servers),
         )
 
     def _arrivals(self, instants: Iterable[float]) -> Events:
@@ -230,8 +233,6 @@ class _Driver:
     def _session(self, number: int, records: Sequence[Record]) -> SessionRecord:
         state = self._open[number]
         calls = (record for record in records if record.finished_s is not None)
-        ended: Status = "failed" if self._run.failed(number) else "finished"
-        status: Status = "aborted" if self._run.aborted(number) else ended
         return SessionRecord(
             session=number,
             workflow_id=state.workflow.id,
@@ -240,7 +241,7 @@ class _Driver:
             finished_s=state.finished_s,
             busy_s=state.tool_s + sum((call.finished_s or 0.0) - call.sent_s for call in calls),
             num_calls=len(records),
-            status=status if self._run.over(number) else "unfinished",
+            status=self._run.status(number),
         )
 
 

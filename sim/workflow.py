@@ -206,19 +206,23 @@ class Workflow:
 
     def critical_path(self, seconds: Mapping[str, float] | None = None) -> tuple[str, ...]:
         """Node ids of a longest path, first to last; ties go to the earlier node of the log."""
-        seconds = self._weights(seconds)
-        length: dict[str, float] = {}
-        before: dict[str, str | None] = {}
-        for node in self.order:
-            parents = self.parents[node]
-            before[node] = max(parents, key=length.__getitem__) if parents else None
-            length[node] = seconds[node] + max((length[parent] for parent in parents), default=0.0)
+        _, ends = self.timeline(seconds)
         path: list[str] = []
-        node_id: str | None = max(self.order, key=length.__getitem__, default=None)
-        while node_id is not None:
-            path.append(node_id)
-            node_id = before[node_id]
+        node = max(self.order, key=ends.__getitem__, default=None)
+        while node is not None:
+            path.append(node)
+            node = max(self.parents[node], key=ends.__getitem__, default=None)
         return tuple(reversed(path))
+
+    def timeline(self, seconds: Mapping[str, float] | None = None) -> tuple[dict[str, float], dict[str, float]]:
+        """When each node begins, and when it ends, if it waits for its parents only."""
+        seconds = self._weights(seconds)
+        begins: dict[str, float] = {}
+        ends: dict[str, float] = {}
+        for node in self.order:
+            begins[node] = max((ends[parent] for parent in self.parents[node]), default=0.0)
+            ends[node] = begins[node] + seconds[node]
+        return begins, ends
 
     def _weights(self, seconds: Mapping[str, float] | None) -> Mapping[str, float]:
         if seconds is not None:

@@ -18,13 +18,13 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
-from sim.comparison import digest, unknown_shares
+from sim.comparison import digest
 from sim.failure_cost import TIMES, failure_costs
 from sim.failures import title
 from sim.latency import Profile, load_profile
-from sim.report import console, new_table
+from sim.metrics import percent
+from sim.report import console, new_table, not_counted, not_recorded
 from sim.stats import ALL
-from sim.tokens import estimated
 from sim.traces import LoadOptions
 from sim.trust import profile_title
 from sim.workflow import Workflow, origin_of
@@ -87,7 +87,7 @@ def _outcomes(groups: dict[str, dict[str, Any]]) -> Table:
             name,
             f"{group['runs']:,}",
             f"{group['outcome_known']:,}",
-            f"{group['failed']:,} ({_share(group['failed_share'])})" if cost else "-",
+            f"{group['failed']:,} ({percent(group['failed_share'])})" if cost else "-",
             *(_amounts(cost, share) if cost else "---"),
             f"{group['outcome_unknown_but_shows_a_mode']:,}",
         )
@@ -130,8 +130,8 @@ def _repetition(groups: dict[str, dict[str, Any]]) -> Table:
                     f"{seen['right']:,} / {seen['wrong']:,} / {seen['unknown']:,}",
                     *_quality(seen),
                     *_quality(row["against_label_1.3"]),
-                    _share(row["share_of_failing_warned"]["tokens"]),
-                    _share(row["share_of_failing"]["tokens"]),
+                    percent(row["share_of_failing_warned"]["tokens"]),
+                    percent(row["share_of_failing"]["tokens"]),
                 )
     return table
 
@@ -161,11 +161,8 @@ def _sentences(
     else:
         yield f"Step repetition: in no run does an agent give the same answer {TIMES[0]} times."
     yield f"{str(choices).capitalize()}."
-    prompts, outputs = unknown_shares(workflows)
-    if prompts or outputs:
-        yield f"Not recorded and estimated: {prompts:.1%} of the prompt tokens, {outputs:.1%} of the output tokens."
-    if number := estimated(workflows):
-        yield f"Token counts of {number} of {len(workflows)} workflows are estimated as characters / 4."
+    yield from not_recorded(workflows)
+    yield from not_counted(workflows)
     if (originals := len({origin_of(workflow.id) for workflow in workflows})) < len(workflows):
         yield f"{len(workflows)} workflows are copies of {originals}."
 
@@ -183,12 +180,8 @@ def _quality(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def _amounts(cost: dict[str, float], share: dict[str, float | None]) -> list[str]:
-    return [f"{_number(cost[key])} ({_share(share[key])})" for key in ("tokens", "output_tokens", "gpu_s")]
+    return [f"{_number(cost[key])} ({percent(share[key])})" for key in ("tokens", "output_tokens", "gpu_s")]
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

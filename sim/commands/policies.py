@@ -13,6 +13,7 @@ from sim.foresight import Information
 from sim.policies import ABOUT, PLAIN, Entry, policies
 from sim.report import console, new_table
 from sim.rules import Informed, Rule
+from sim.settings import flag
 
 
 @click.group()
@@ -46,7 +47,7 @@ def show(name: str) -> None:
         raise PolicyError(f"no policy {name!r}{nearest(name, policies())}")
     entry = policies()[name]
     out = console()
-    needs = ", ".join(_flag(*need) for need in entry.rule.needs.items())
+    needs = ", ".join(flag(*need) for need in entry.rule.needs.items())
     out.print(f"{name}: {entry.rule.kind}, {entry.rule.runs_on}{f', needs {needs}' if needs else ''}\n")
     out.print(inspect.getdoc(entry.rule) or "")
     if parameters := _parameters(entry):
@@ -60,11 +61,6 @@ def _parameters(entry: Entry) -> list[tuple[str, str, object]]:
     defaults = {field.name: field.default for field in dataclasses.fields(entry.rule)}
     kinds = entry.parameters
     return [(name, "whole number" if kinds[name] in (int, int | None) else "number", defaults[name]) for name in kinds]
-
-
-def _flag(setting: str, value: object) -> str:
-    flag = f"--{setting.replace('_', '-')}"
-    return flag if value is True else f"{flag} {value}"
 
 
 def _names(rule: type[Rule]) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 from sim.errors import PolicyError, nearest
 from sim.foresight import Information
+from sim.own import import_own
 from sim.rules import KINDS, Informed, Rule, RunsOn
 
 R = TypeVar("R", bound=Rule)
@@ -174,11 +175,9 @@ def _parse_rule(text: str) -> Rule:
 
 def _own(module: str, attribute: str) -> Entry:
     """A user's own rule, also from the working directory: a class, or one object of it."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # the last: it hides nothing that is installed
     where = f"policy {module}:{attribute}"
     try:
-        there = import_module(module)
+        there = import_own(module)
     except Exception as error:  # importing runs what the user wrote
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise PolicyError(f"no policy {module!r}{nearest(module, policies())} ({error})") from error
