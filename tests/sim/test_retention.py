@@ -283,7 +283,7 @@ def test_a_step_that_loads_from_the_tier_is_longer_by_exactly_that():
     assert play.cached == [0, 0, 12]
     assert times(play.done[2]) == (10, 14, 14)
     assert play.server.stats.busy_s == 3 + 3
-    signals = play.server._signals()
+    signals = play.server.signals()
     assert (signals.prefix_queries, signals.prefix_hits) == (12 + 20 + 17, 0)
 
 
