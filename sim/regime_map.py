@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -10,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from sim import paired
 from sim.ceilings import saturation
-from sim.comparison import by_origin, latencies
+from sim.comparison import latencies
 from sim.errors import RunError
 from sim.latency import Profile
-from sim.load import SessionRate, generator
-from sim.metrics import speedup
+from sim.load import SessionRate
+from sim.paired import holm
 from sim.policies import Policy
 from sim.resample import resample
 from sim.rules import Router
@@ -24,9 +24,6 @@ from sim.workflow import Workflow, origin_of
 
 #: Level of the whole map: with so much probability at most, any cell is called a difference that is none.
 ALPHA = 0.05
-
-#: Half of a normal 95 % interval, in standard deviations.
-_Z95 = 1.959964
 
 Pairs = Mapping[str, tuple[float, float]]
 
@@ -200,53 +197,34 @@ def _gains(
     found: Mapping[tuple[int, float, float], Sequence[Mapping[str, Pairs]]], names: Sequence[str]
 ) -> dict[tuple[int, float, float], list[Gain]]:
     """Cell -> gains; p-values are Holm's over all policies of all cells."""
-    raw = {(cell, name): _gain([one[name] for one in seeds]) for cell, seeds in found.items() for name in names}
-    raw = {key: gain for key, gain in raw.items() if gain}
-    adjusted = dict(zip(raw, holm([gain[2] for gain in raw.values() if gain]), strict=True))
+    raw = {
+        (cell, name): effect
+        for cell, seeds in found.items()
+        for name in names
+        if (effect := _effect([one[name] for one in seeds]))
+    }
+    adjusted = holm([effect.p for effect in raw.values() if effect.p is not None])
     gains: dict[tuple[int, float, float], list[Gain]] = {cell: [] for cell in found}
-    for (cell, name), gain in raw.items():
-        assert gain is not None
-        gains[cell].append(Gain(name, gain[0], gain[1], adjusted[cell, name]))
+    for ((cell, name), effect), p in zip(raw.items(), adjusted, strict=True):
+        assert effect.ci95
+        gains[cell].append(Gain(name, effect.speedup, effect.ci95, p))
     return gains
 
 
-def _gain(seeds: Sequence[Pairs]) -> tuple[float, tuple[float, float], float] | None:
-    """Ratio, 95 % interval and p over other workflows and other arrivals.
-
-    Two variances of the ratio's logarithm add up: over original workflows from the bootstrap, over seeds from their
-    scatter, with the degrees of freedom of Welch and Satterthwaite.
-    """
-    from scipy.special import stdtr, stdtrit
-
+def _effect(seeds: Sequence[Pairs]) -> paired.Effect | None:
+    """What a policy does to these sessions of each seed; None where nobody finished with some seed."""
     if len(seeds) < 2:
         raise RunError("--seeds 1: a map needs several to tell a difference from noise; give 2 or more")
     if not all(seeds):
         return None
-    originals = by_origin({f"{one}/{seed}": pair for seed, pairs in enumerate(seeds) for one, pair in pairs.items()})
-    base, other = zip(*originals, strict=True)
-    ratio, interval = speedup(base, other, generator(0, "bootstrap over workflows"))
-    logs = [math.log(sum(b for b, _ in pairs.values()) / sum(o for _, o in pairs.values())) for pairs in seeds]
-    parts = [(float(np.var(logs, ddof=1)) / len(logs), len(logs) - 1)]
-    if interval:
-        parts.append(((math.log(interval[1] / interval[0]) / (2 * _Z95)) ** 2, len(originals) - 1))
-    variance = sum(part for part, _ in parts)
-    if not variance:
-        return ratio, (ratio, ratio), float(ratio == 1)
-    freedom = variance**2 / sum(part**2 / free for part, free in parts)
-    error = math.sqrt(variance)
-    half = float(stdtrit(freedom, 0.975)) * error
-    p = 2 * float(stdtr(freedom, -abs(math.log(ratio)) / error))
-    return ratio, (ratio * math.exp(-half), ratio * math.exp(half)), p
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """p-values as they must be when so many questions are asked at once (Holm 1979)."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    adjusted, least = [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        least = max(least, min(1.0, (len(values) - rank) * values[index]))
-        adjusted[index] = least
-    return adjusted
+    codes: dict[str, int] = {}
+    rows = [
+        (codes.setdefault(origin_of(one), len(codes)), seed, *pair)
+        for seed, pairs in enumerate(seeds)
+        for one, pair in pairs.items()
+    ]
+    origins, arrivals, base, other = map(np.array, zip(*rows, strict=True))
+    return paired.effect(origins, arrivals, base, other)
 
 
 def _engine(profile: Profile, slots: int, share: float) -> Profile:
