@@ -198,7 +198,7 @@ def compare(
     a result cannot be true.
     """
     fleet = fleet_of(engine)
-    _check_fit(workflows, fleet)
+    check_fit(workflows, fleet)
     possible = _drawn(fleet, draws)
     runs = {name: simulate(workflows, policy, fleet, load, seed) for name, policy in policies.items()}
     if bounds is None:
@@ -243,7 +243,7 @@ def _times(replicas: int) -> str:
     return f" x {replicas}" if replicas > 1 else ""
 
 
-def _check_fit(workflows: Sequence[Workflow], fleet: Fleet) -> None:
+def check_fit(workflows: Sequence[Workflow], fleet: Fleet) -> None:
     """Raise RunError if every workflow has a call that can never run; where only some do, those calls fail."""
     reasons = [_refusal(workflow, fleet) for workflow in workflows]
     if all(reasons):
