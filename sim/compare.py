@@ -16,7 +16,7 @@ from sim.comparison import Comparison, latencies
 from sim.errors import PolicyError, RunError
 from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
-from sim.load import Alone, Load, SessionRate
+from sim.load import Alone, Load, OpenLoop
 from sim.metrics import ratio
 from sim.policies import SEQUENTIAL, Policy, parse_policy
 from sim.record import RunResult
@@ -97,7 +97,7 @@ class Predicted(Comparison):
         return Ceilings(
             work_span=ratio(sum(bound.work_s for bound in bounds), sum(bound.span_s for bound in bounds)),
             no_queue=ratio(sum(ended.values()), sum(least[one] for one in ended)),
-            offered_rate=self.load.per_s if isinstance(self.load, SessionRate) else None,
+            offered_rate=self.load.offered_rate(self.workflows, self.seed) if isinstance(self.load, OpenLoop) else None,
             saturation_rate=saturation(sample, self.fleet, self.seed),
             capacity_rate=replicas * capacity_rate(self.workflows, self.profile),
         )
