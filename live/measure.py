@@ -22,7 +22,7 @@ from sim.bounds import least_times_s
 from sim.choices import Choices
 from sim.errors import RunError
 from sim.latency import Profile
-from sim.load import Alone, Load, SessionRate, in_order
+from sim.load import Alone, Load, OpenLoop, in_order
 from sim.policies import Policy
 from sim.record import EngineStats, RunResult, joined
 from sim.workflow import Workflow
@@ -80,7 +80,7 @@ def measure(
             before = [server.counters() for server in servers]
             for replay in _replays(workflows, policies[name], infos, load, seed, setup, f"{name}/{number}"):
                 replays.append(replay)
-                _play(replay, load, len(workflows), seed)
+                _play(replay, load, workflows, seed)
             after = [server.counters() for server in servers]
         except KeyboardInterrupt:
             interrupted = True
@@ -161,7 +161,7 @@ def _replays(
     name: str,
 ) -> Iterator[Replay]:
     """One replay of all workflows, or of each by itself; each finds an empty prefix cache."""
-    numbered = dict(enumerate(workflows)) if isinstance(load, Alone) else in_order(workflows, seed)
+    numbered = in_order(workflows, load, seed)
     world = World(policy, _Servers(len(infos), setup.profile), numbered, seed)
     connect = [partial(Client, info.url, info.model, setup.timeout_s) for info in infos]
     alone = [{number: workflow} for number, workflow in numbered.items()]
@@ -175,10 +175,10 @@ def _failure(run: ToolRun) -> str:
     return f"{run.job.workflow.id}, {run.job.tool.id}: {run.result.reason}"
 
 
-def _play(replay: Replay, load: Load, sessions: int, seed: int) -> None:
+def _play(replay: Replay, load: Load, workflows: Sequence[Workflow], seed: int) -> None:
     """Let the workflows arrive as the load says."""
-    if isinstance(load, SessionRate):
-        replay.open_loop(load.instants(sessions, seed))
+    if isinstance(load, OpenLoop):
+        replay.open_loop(load.arrivals(workflows, seed))
     else:
         replay.closed_loop(1 if isinstance(load, Alone) else load.sessions)
 

@@ -164,7 +164,8 @@ class Ceilings:
 
     ``work_span``: pooled work / pooled span, the most that one workflow alone can gain over one node at a time.
     ``no_queue``: the baseline's mean latency over the mean of `no_queue_s`, the most any policy can gain at this load.
-    Rates in sessions per second; ``offered_rate`` is None in a closed loop, the others where nobody computed them.
+    Rates in sessions per second; ``offered_rate`` is None in a closed loop and where all arrive at once, the others
+    where nobody computed them.
     """
 
     work_span: float | None

@@ -16,7 +16,7 @@ from sim.comparison import Comparison, latencies
 from sim.errors import PolicyError, RunError
 from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
-from sim.load import Alone, Load, SessionRate
+from sim.load import Alone, Load, OpenLoop
 from sim.metrics import ratio
 from sim.policies import SEQUENTIAL, Policy, parse_policy
 from sim.record import RunResult
@@ -97,7 +97,7 @@ class Predicted(Comparison):
         return Ceilings(
             work_span=ratio(sum(bound.work_s for bound in bounds), sum(bound.span_s for bound in bounds)),
             no_queue=ratio(sum(ended.values()), sum(least[one] for one in ended)),
-            offered_rate=self.load.per_s if isinstance(self.load, SessionRate) else None,
+            offered_rate=self.load.offered_rate(self.workflows, self.seed) if isinstance(self.load, OpenLoop) else None,
             saturation_rate=saturation(sample, self.fleet, self.seed),
             capacity_rate=replicas * capacity_rate(self.workflows, self.profile),
         )
@@ -198,7 +198,7 @@ def compare(
     a result cannot be true.
     """
     fleet = fleet_of(engine)
-    _check_fit(workflows, fleet)
+    check_fit(workflows, fleet)
     possible = _drawn(fleet, draws)
     runs = {name: simulate(workflows, policy, fleet, load, seed) for name, policy in policies.items()}
     if bounds is None:
@@ -243,7 +243,7 @@ def _times(replicas: int) -> str:
     return f" x {replicas}" if replicas > 1 else ""
 
 
-def _check_fit(workflows: Sequence[Workflow], fleet: Fleet) -> None:
+def check_fit(workflows: Sequence[Workflow], fleet: Fleet) -> None:
     """Raise RunError if every workflow has a call that can never run; where only some do, those calls fail."""
     reasons = [_refusal(workflow, fleet) for workflow in workflows]
     if all(reasons):

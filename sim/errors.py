@@ -37,6 +37,10 @@ class RunError(WorkspanError):
     """Settings with which nothing can be run."""
 
 
+class StudyError(WorkspanError):
+    """A study that makes no sense, or a folder of results that cannot be used."""
+
+
 class BoundError(Exception):
     """A speed-up above work / span: a bug in workspan, never a result."""
 

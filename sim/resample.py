@@ -6,7 +6,8 @@ workflow of the source. What runs have in common keeps its name: system prompts,
 than once. Names that say that they are of a framework's system prompt or of the chat template are kept even where the
 source has a single such run; what else that run has in common with others cannot be known.
 
-Copies of one run are no independent runs: the interval of a speed-up counts them as one.
+Copies of one run are no independent runs: the interval of a speed-up counts them as one. When the run began says
+nothing of when a copy would have: it has no recorded arrival.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _copy(workflow: Workflow, suffix: str, shared: set[str]) -> Workflow:
     nodes = tuple(_renamed(node, new) for node in workflow.nodes)
     # As valid as the original, and with the same graph: nothing is checked and computed again.
     copied = copy.copy(workflow)
-    vars(copied).update(id=workflow.id + suffix, nodes=nodes)
+    vars(copied).update(id=workflow.id + suffix, nodes=nodes, began_s=None)
     vars(copied).pop("calls", None)
     return copied
 

@@ -14,7 +14,7 @@ import simpy
 from sim.engine import Events, Sent, SimulatedServer
 from sim.fleet import Fleet, fleet_of
 from sim.latency import Profile
-from sim.load import Alone, Load, SessionRate, in_order
+from sim.load import Alone, Load, OpenLoop, in_order
 from sim.outlook import Outlook
 from sim.policies import Policy
 from sim.record import Extras, Record, RunResult, SessionRecord, Status, joined, makespan_s
@@ -37,7 +37,7 @@ def simulate(
 ) -> RunResult:
     """Every workflow once under the policy. Order and instants of arrival depend on load and seed only."""
     fleet = fleet_of(engine)
-    numbered = dict(enumerate(workflows)) if isinstance(load, Alone) else in_order(workflows, seed)
+    numbered = in_order(workflows, load, seed)
     world = World(policy, fleet, numbered, seed)
     if isinstance(load, Alone):
         parts = []
@@ -47,8 +47,8 @@ def simulate(
             parts.append(driver.result())
         return joined(parts)
     driver = _Driver(world, fleet, numbered, macro_steps)
-    if isinstance(load, SessionRate):
-        driver.open_loop(load.instants(len(workflows), seed))
+    if isinstance(load, OpenLoop):
+        driver.open_loop(load.arrivals(workflows, seed))
     else:
         driver.closed_loop(min(load.sessions, len(workflows)))
     return driver.result()

@@ -16,6 +16,8 @@ EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 
 #: Seconds, some four months: sums of longer times are no longer exact to the step, and in the end not finite.
 MAX_TOOL_S = 1e7
+#: Seconds since whatever a recording's clock counts from, some 3,000 years: a float is exact to 20 us there.
+MAX_CLOCK_S = 1e11
 #: Of a call, prompt and answer: more than any model reads.
 MAX_TOKENS = 100_000_000
 #: Characters. A longer name is a text that got into the wrong place.
@@ -109,6 +111,8 @@ class Tape:
 class Workflow:
     """One recorded multi-agent run. ``nodes`` are in log order; ``tokenizer`` names who counted the tokens.
 
+    ``began_s``: when it began, in seconds on a clock that the runs of one recording share, where that is known.
+
     Raises WorkflowError, naming the node, for a name that cannot be printed, a duplicate id, a dangling edge,
     a cycle, a segment with two lengths, or a tape that does not fit the nodes.
     """
@@ -123,6 +127,7 @@ class Workflow:
     labels: Mapping[str, bool] = field(default_factory=dict)
     success: bool | None = None
     notes: tuple[str, ...] = ()
+    began_s: float | None = None
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -325,6 +330,10 @@ class Workflow:
                     f"workflow {self.id}: the recorded time of {node!r} must be that of a node, from its begin to its"
                     f" end within 0 to {MAX_TOOL_S:g} s; correct it, or leave it out"
                 )
+        if self.began_s is not None and not abs(self.began_s) <= MAX_CLOCK_S:
+            raise WorkflowError(
+                f"workflow {self.id}: it began at {self.began_s:g} s; give {MAX_CLOCK_S:g} s at most, or none"
+            )
 
 
 def origin_of(workflow_id: str) -> str:

@@ -21,7 +21,8 @@ AIPerf sends it. Dynamo's ``mooncake-delta`` is like the former and meant like t
 Checked: the example that Dynamo 1.6.1 ships, and its own loader's reading of triggers, relations, delays, block
 counts and ids shared between plays. Not seen: an export of a real agent's run; what a replay barrier stands for.
 Rows of the version before the header (``wait_for``, ``tool_wait_ms``) are refused: nobody describes their rules.
-Not recorded: times. Timestamps of plain rows are when requests came; what of that was the client's time they hide.
+A session of plain rows began at the timestamp of its first; what of the others' was the client's time they hide.
+Not recorded: other times, and when a play began.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sim.chat import Recorder
 from sim.errors import TraceError, WorkflowError
 from sim.tokens import Tokenizer
 from sim.traces import BROKEN_JSON, Document, LoadOptions, Skipped, identifier, segment_id
-from sim.workflow import CLIENT, MAX_TOOL_S, Edge, EdgeKind, Segment, Workflow
+from sim.workflow import CLIENT, MAX_CLOCK_S, MAX_TOOL_S, Edge, EdgeKind, Segment, Workflow
 
 FRAMEWORK = "Agentic-Mooncake"
 PLAIN = "Mooncake"
@@ -70,6 +71,7 @@ class _Row(NamedTuple):
     hash_ids: tuple[int, ...]
     not_before_s: float = 0.0
     dependencies: tuple[_Dependency, ...] = ()
+    came_s: float | None = None
 
 
 def looks_like(document: Document) -> bool:
@@ -168,7 +170,9 @@ def _plain(data: dict[str, Any], number: int, sessions: dict[str, list[_Row]]) -
     before = sessions[session][-1:] if session in sessions else []
     dependencies = tuple(_Dependency(row.request, "sequence", False, delay_s) for row in before)
     not_before_s = 0.0 if before else delay_s
-    return _Row(request, session, agent, *_lengths(data, _BLOCK), not_before_s, dependencies)
+    came = data.get("timestamp")
+    came_s = None if came is None else _seconds(came, '"timestamp"', MAX_CLOCK_S)
+    return _Row(request, session, agent, *_lengths(data, _BLOCK), not_before_s, dependencies, came_s)
 
 
 def _lengths(data: dict[str, Any], block: int) -> tuple[int, int, tuple[int, ...]]:
@@ -189,9 +193,9 @@ def _count(value: Any, what: str, least: int) -> int:
     return int(value)
 
 
-def _seconds(value: Any, what: str) -> float:
-    if not (_is_number(value) and 0 <= value <= MAX_TOOL_S * 1000):
-        raise TraceError(f"{what} must be a number of milliseconds from 0 to {MAX_TOOL_S * 1000:g}")
+def _seconds(value: Any, what: str, most_s: float = MAX_TOOL_S) -> float:
+    if not (_is_number(value) and 0 <= value <= most_s * 1000):
+        raise TraceError(f"{what} must be a number of milliseconds from 0 to {most_s * 1000:g}")
     return float(value) / 1000
 
 
@@ -233,7 +237,7 @@ class _Play:
             history = () if whole else (*prompt, self._answer(row))
         several = (_WHOLE, _NO_ANSWERS) if whole else (_CONTINUED,)
         notes = several if len(rows) > 1 else ()
-        return self._recorder.workflow(f"mooncake/{self._where}", PLAIN, "", notes=notes)
+        return self._recorder.workflow(f"mooncake/{self._where}", PLAIN, "", notes=notes, began_s=rows[0].came_s)
 
     def _order(self) -> list[_Row]:
         """Kahn's order; among requests that are free the file's."""

@@ -11,10 +11,11 @@ the workflow gave its length before. What may also be there, and is written wher
 
 * ``"continues": [call id, n]`` of a call: its prompt begins with the first n segments of that earlier call's prompt;
 * ``"at": [began, ended]`` of a node: seconds of the recorded run;
-* a fourth item ``false`` of an edge: the parent's text is not in the child's prompt.
+* a fourth item ``false`` of an edge: the parent's text is not in the child's prompt;
+* ``"began_s": seconds`` of a workflow: when it began, on a clock that the workflows of its recording share.
 
 The last four keys of a workflow may be missing; any other key that is unknown or missing is an error. Version 1 had
-none of the three, and every segment with its length.
+none of the first three, and every segment with its length.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _NODE_OPTIONAL = {"at": list}
 _CALL_OPTIONAL = {"continues": list, **_NODE_OPTIONAL}
 _SECONDS = (int, float)
 _WORKFLOW = {"id": str, "framework": str, "task": str, "nodes": list, "edges": list}
-_OPTIONAL = {"tokenizer": str, "labels": dict, "success": (bool, type(None)), "notes": list}
+_OPTIONAL = {"tokenizer": str, "labels": dict, "success": (bool, type(None)), "notes": list, "began_s": _SECONDS}
 
 
 def looks_like(document: Document) -> bool:
@@ -97,6 +98,7 @@ def parse(data: Any) -> Workflow:
         labels=data.get("labels", {}),
         success=data.get("success"),
         notes=tuple(data.get("notes", [])),
+        began_s=data.get("began_s"),
     )
 
 
@@ -220,6 +222,7 @@ def _plain(workflow: Workflow) -> dict[str, Any]:
         "labels": dict(workflow.labels),
         "success": workflow.success,
         "notes": list(workflow.notes),
+        **({} if workflow.began_s is None else {"began_s": workflow.began_s}),
     }
 
 

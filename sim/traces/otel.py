@@ -7,8 +7,8 @@ tools with the duration of their spans. All other spans are only structure, as i
 inside: that is a wrapper, or an agent used as a tool. A tool inside a tool is a part of it. A call that failed without
 an answer is left out, since what the server did for it is not known; one that failed with an answer stays.
 
-Times are the spans'. Nodes are in the order in which they began. What the spans of the nodes that a node waits for
-leave open before it, if more than a millisecond, is the client's time.
+Times are the spans'; a workflow began when its first node did. Nodes are in the order in which they began. What the
+spans of the nodes that a node waits for leave open before it, if more than a millisecond, is the client's time.
 
 Dependencies. `visible`: an earlier answer stands as a message in a call's prompt, or is quoted in one (50 characters
 or more, and so is the text that an agent passes on as a tool call's argument); the prompt has the result of a tool
@@ -228,7 +228,8 @@ class _Writer:
             if number in clients:
                 self._recorder.edges.append(Edge(first, names[number], "recorded"))
         notes = (*notes, *self._lengths.notes)
-        return self._recorder.workflow(f"otel/{self._trace}", FRAMEWORK, task, notes=notes)
+        began_s = self._nodes[0].began / 1e9
+        return self._recorder.workflow(f"otel/{self._trace}", FRAMEWORK, task, notes=notes, began_s=began_s)
 
     def _seconds(self, moment: int) -> float:
         return (moment - self._nodes[0].began) / 1e9

@@ -244,6 +244,18 @@ def test_a_timestamp_is_not_taken_for_the_clients_time():
     assert workflow.tape.times == {}
 
 
+def test_a_session_began_at_the_timestamp_of_its_first_row():
+    rows = [plain(timestamp=1500), plain(session_id="t"), plain(timestamp=9000), plain(session_id="t", timestamp=1)]
+    assert [one.began_s for one in items(*rows)] == [1.5, None]
+    first, second = items(plain(timestamp="9:30"), plain(timestamp=7))
+    assert '"timestamp" must be a number of milliseconds' in first.reason
+    assert second.began_s == 0.007
+
+
+def test_when_a_play_began_is_not_known():
+    assert play(request("a", not_before_ms=100)).began_s is None
+
+
 def test_sessions_are_workflows_and_so_is_a_row_without_one():
     rows = [plain(), plain(session_id="t"), {"input_tokens": 5, "output_tokens": 2}, plain()]
     assert [(one.id.rpartition("/")[2], len(one.calls)) for one in items(*rows)] == [("s", 2), ("t", 1), ("line-3", 1)]

@@ -1,6 +1,7 @@
 """Our own form: what it writes, what it takes from people, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,20 @@ def test_times_and_unused_edges_are_written_where_there_are_any():
     assert [node.get("at") for node in data["nodes"]] == [[0.0, 1.5], None, None, [2.0, 2.0]]
     assert data["edges"] == [["a", "b", "visible"], ["b", "u", "assumed", False]]
     assert read(data) == WORKFLOW
+
+
+@pytest.mark.parametrize("began_s", [0, 1700000000.6805902, -3.5])
+def test_when_a_workflow_began_is_written_where_it_is_known(began_s):
+    data = lines(replace(WORKFLOW, began_s=began_s))[1]
+    assert data.pop("began_s") == began_s
+    assert data == lines(WORKFLOW)[1]
+    assert read(data).began_s is None
+    assert read({**data, "began_s": began_s}) == replace(WORKFLOW, began_s=began_s)
+
+
+@pytest.mark.parametrize("began_s", [float("nan"), float("inf"), -1e12, "1", True])
+def test_when_a_workflow_began_must_be_a_time(began_s):
+    assert "began" in read({**lines(WORKFLOW)[1], "began_s": began_s}).reason
 
 
 def test_every_segment_of_a_workflow_is_one_object():

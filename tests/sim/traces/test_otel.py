@@ -91,6 +91,7 @@ def test_calls_and_tools_come_in_the_order_in_which_they_began_with_the_spans_ti
     assert workflow.tape.tool_s == {"tool-0": 2}
     assert workflow.tape.times == {"call-0": (0, 3), "tool-0": (3, 5), "call-1": (5, 10)}
     assert workflow.tape.output_tokens == {"call-0": 5, "call-1": 7}
+    assert workflow.began_s == 10
 
 
 def test_without_messages_the_recorded_lengths_are_kept_and_nothing_is_shared():
