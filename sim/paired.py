@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: Level: of questions asked at once, with so much probability at most any is answered by a difference that is none.
+ALPHA = 0.05
 #: A workflow that gets less than this part faster has gained nothing.
 LEAST_GAIN = 0.01
 #: A backlog that gets less than this part larger from the middle third of the arrivals to the last is steady,

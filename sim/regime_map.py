@@ -15,15 +15,12 @@ from sim.comparison import latencies
 from sim.errors import RunError
 from sim.latency import Profile
 from sim.load import SessionRate
-from sim.paired import holm
+from sim.paired import ALPHA, holm
 from sim.policies import Policy
 from sim.resample import resample
 from sim.rules import Router
 from sim.simulate import simulate
 from sim.workflow import Workflow, origin_of
-
-#: Level of the whole map: with so much probability at most, any cell is called a difference that is none.
-ALPHA = 0.05
 
 Pairs = Mapping[str, tuple[float, float]]
 

@@ -12,7 +12,8 @@ from sim import __version__
 from sim.choices import Choices
 from sim.comparison import digest
 from sim.errors import RunError
-from sim.regime_map import ALPHA, Cell, RegimeMap
+from sim.paired import ALPHA
+from sim.regime_map import Cell, RegimeMap
 from sim.report import console, new_table
 from sim.results import svg, write_whole
 from sim.workflow import Workflow
