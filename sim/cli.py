@@ -23,6 +23,7 @@ _COMMANDS = {
     "regimes": "sim.commands.regimes",
     "replay": "live.commands.replay",
     "run": "sim.commands.run",
+    "study": "sim.commands.study",
     "traces": "sim.commands.traces",
     "validate": "calibration.commands.validate",
 }

@@ -63,7 +63,7 @@ class Run:
 
     plan: Plan
     store: Store
-    files: Files = Files()
+    files: Files
     jobs: int = 1
     executor: str = "local"
     shard: Shard = Shard()
@@ -100,7 +100,9 @@ class Run:
         """Write what the folder says of the study, and what it was made from; gives the file of the workflows."""
         plan, store = self.plan, self.store
         store.check_usable()
-        inputs = {name: store.keep(path, f"{_digest(path)}-{path.name}") for name, path in self._read_files().items()}
+        inputs = {
+            name: store.keep(path, f"{_digest(path)}-{Path(name).name}") for name, path in self._read_files().items()
+        }
         workflows = f"inputs/workflows-{plan.corpus.digest}.jsonl.gz"
         if not (store.folder / workflows).exists():
             text = "".join(jsonl.dump(plan.corpus.workflows, {"origin": plan.study.name}))

@@ -9,19 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sim import __version__
 from sim.choices import Choices
-from sim.comparison import digest, unknown_tools
 from sim.compare import check_fit, line_up
+from sim.comparison import digest, unknown_tools
 from sim.data import embedded_path
-from sim.errors import RunError
+from sim.errors import StudyError
 from sim.fleet import Fleet
-from sim.load import Load
+from sim.load import Load, OpenLoop
 from sim.policies import own_sources
+from sim.resample import resample
 from sim.study.points import Files, Point, Resolver
 from sim.study.spec import EMBEDDED, Study
 from sim.study.store import FORMAT
@@ -89,6 +91,12 @@ def read_corpus(study: Study, files: Files) -> tuple[Corpus, LoadReport, LoadOpt
     return Corpus(chosen, digest(chosen), len(report.skipped)), report, options
 
 
+def kept_corpus(path: Path, skipped: int) -> Corpus:
+    """The workflows of a study that has run, as its folder keeps them."""
+    workflows, _ = read([path])
+    return Corpus(workflows, digest(workflows), skipped)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A study whose every point can be run."""
@@ -108,10 +116,12 @@ class Plan:
             check_fit(corpus.workflows, fleet)
         for tools in {point.tools for point in points}:
             check_tools(tools, corpus.workflows)
-        if study.information_error is not None or any("information_error" in point.varied for point in points):
-            if not any("_noisy" in name for name in policies):
-                raise RunError("information_error: no policy is _noisy, so it has no effect; take it out")
-        return cls(study, corpus, points, baseline)
+        plan = cls(study, corpus, points, baseline)
+        plan._check_loads()
+        errors = [point.settings.information_error for point in points]
+        if errors != [None] * len(errors) and not any("_noisy" in name for name in policies):
+            raise StudyError("information_error: no policy is _noisy, so it has no effect; take it out")
+        return plan
 
     @property
     def policies(self) -> list[str]:
@@ -191,6 +201,14 @@ class Plan:
             "seeds": self.study.seeds,
             "stop": self.study.stop and self.study.stop.model_dump(),
         }
+
+    def _check_loads(self) -> None:
+        """Let every load say now that it cannot give so many arrivals, not in a worker."""
+        number, workflows = self.study.traces.resample, self.corpus.workflows
+        sessions = resample(workflows, number, 0) if number else workflows
+        for load in {id(point.load): point.load for point in self.points}.values():
+            if isinstance(load, OpenLoop):
+                load.arrivals(sessions, 0)
 
     def _once(self, thing: T, say: Callable[[T], Any]) -> Any:
         """What is said of a thing that many points share."""

@@ -37,7 +37,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Point:
-    """One server under one load. ``varied``: by which dotted keys it differs from others; ``policies`` by typed name."""
+    """One server under one load. ``varied``: its values of what the grid varies; ``policies`` by typed name."""
 
     varied: Mapping[str, Any]
     settings: Settings
@@ -119,7 +119,9 @@ class Resolver:
 
     def _arrivals(self, name: str) -> ArrivalFile:
         if name not in self._files_of_arrivals:
-            self._files_of_arrivals[name] = ArrivalFile.read(self._files.path(name))
+            # By the name in the study: a copy of the file may be called otherwise.
+            found = ArrivalFile.read(self._files.path(name))
+            self._files_of_arrivals[name] = dataclasses.replace(found, name=Path(name).name)
         return self._files_of_arrivals[name]
 
     def _policy(self, name: str, router: str | None, error: float | None) -> Policy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from importlib import import_module
 from queue import Queue
 from typing import Any
 
@@ -82,22 +83,21 @@ def _attended(chunk: Chunk, free: Queue[_Process]) -> Part:
 def on_dask(chunks: Sequence[Chunk], address: str) -> Generator[Part, None, None]:
     """On the workers of a Dask cluster, which gives a chunk whose worker dies to another one."""
     try:
-        from distributed import Client, as_completed
-        from distributed.scheduler import KilledWorker
+        dask: Any = import_module("distributed")
     except ImportError as error:
         raise StudyError("--executor dask: Dask is not installed; pip install 'workspan[dask]'") from error
     try:
-        client: Any = Client(address, timeout="20s")
+        client = dask.Client(address, timeout="20s")
     except (OSError, ValueError) as error:
         raise StudyError(f"--executor dask:{address}: no scheduler answers there ({error}); start one") from error
     with client:
         futures = {
             future: chunk for chunk, future in zip(chunks, client.map(run_chunk, chunks, pure=False), strict=True)
         }
-        for future in as_completed(list(futures)):
+        for future in dask.as_completed(list(futures)):
             try:
                 yield future.result()
-            except KilledWorker:
+            except dask.KilledWorker:
                 yield _lost(futures[future])
             del futures[future]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,21 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from sim.errors import StudyError, nearest
 from sim.study.outcome import comparisons, summary
-from sim.study.store import Store
+from sim.study.store import Status, Store
 from sim.study.table import Columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a study is. ``seeds_to_come`` where a stopping rule may still add cells."""
-
-    cells: int
-    done: int
-    rows: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -51,8 +40,11 @@ class Results:
     def query(self, sql: str) -> Columns:
         """The rows of a SELECT over ``cells``, ``sessions``, ``calls``, ``plan`` and ``comparisons``."""
         with self._store.connect() as connection:
-            relation = _run(connection, sql)
-            return {} if relation is None else relation.fetchnumpy()
+            try:
+                return dict(connection.execute(sql).fetchnumpy())
+            except _duckdb_error() as error:
+                first = str(error).strip().splitlines()[0]
+                raise StudyError(f"query: {first}; DESCRIBE cells shows what there is") from error
 
     def figure(self, kind: str = "speedup") -> Figure:
         """One of FIGURES. Raises StudyError for another, or where there is nothing to draw."""
@@ -61,6 +53,11 @@ class Results:
         if kind not in FIGURES:
             raise StudyError(f"no figure {kind!r}{nearest(kind, FIGURES)}")
         return FIGURES[kind](self)
+
+    @property
+    def status(self) -> Status:
+        """How far the study is."""
+        return self._store.status()
 
     @property
     def _store(self) -> Store:
@@ -72,3 +69,10 @@ def open_results(folder: str | Path) -> Results:
     found = Results(Path(folder))
     _ = found.manifest
     return found
+
+
+def _duckdb_error() -> type[Exception]:
+    import duckdb
+
+    error: type[Exception] = duckdb.Error
+    return error

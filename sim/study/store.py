@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.errors import StudyError
 from sim.study.worker import KINDS, Part
@@ -19,6 +19,14 @@ from sim.study.worker import KINDS, Part
 FORMAT = "workspan-study"
 
 Columns = Mapping[str, Any]
+
+
+class Status(NamedTuple):
+    """Cells that may run, those of them that are finished, and the files that these are in."""
+
+    planned: int
+    done: int
+    files: int
 
 
 class Store:
@@ -98,6 +106,8 @@ class Store:
         if (plan := self.folder / "plan.parquet").exists():
             connection.execute(f"CREATE VIEW plan AS SELECT * FROM '{_quoted(plan)}'")
             connection.execute("CREATE VIEW cells AS SELECT * FROM plan JOIN finished USING (cell)")
+        if (compared := self.folder / "comparisons.csv").exists():
+            connection.execute(f"CREATE VIEW comparisons AS SELECT * FROM read_csv('{_quoted(compared)}')")
         return connection
 
     def _count_once(self, connection: Any) -> None:
@@ -114,6 +124,14 @@ class Store:
                 f"CREATE VIEW {name} AS SELECT e.* FROM every_{name} e JOIN first f"
                 " ON e.cell = f.cell AND parse_filename(e.filename) = f.part"
             )
+
+    def status(self) -> Status:
+        """How much of the plan is done."""
+        with self.connect() as connection:
+            planned, done = connection.execute(
+                "SELECT count(*), count(f.cell) FROM (SELECT DISTINCT cell FROM plan) LEFT JOIN finished f USING (cell)"
+            ).fetchall()[0]
+        return Status(planned, done, len(self._parts()))
 
     def _parts(self) -> list[str]:
         try:

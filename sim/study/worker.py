@@ -120,7 +120,7 @@ def _cell(chunk: Chunk, task: Task) -> dict[str, dict[str, Sequence[Any]]]:
         "calls_outside": outside,
         "derived": any(pool.profile.derived for pool in task.fleet.pools),
     }
-    tables = {
+    tables: dict[str, dict[str, Sequence[Any]]] = {
         "sessions": _session_columns(task.key, result.sessions, counts, least_s),
         "cells": {"cell": [task.key], **{name: [value] for name, value in row.items()}},
     }
