@@ -13,10 +13,11 @@ from pathlib import Path
 
 from sim.errors import StudyError
 from sim.study.outcome import complete, too_wide, write_outcome
-from sim.study.plan import Cell, Plan
+from sim.study.plan import Cell, Plan, read_corpus
 from sim.study.points import Files
 from sim.study.pool import pool
-from sim.study.spec import RECORDED
+from sim.study.results import Results, open_results
+from sim.study.spec import RECORDED, Study
 from sim.study.store import Store
 from sim.study.table import written
 from sim.study.version import engine_digest
@@ -181,3 +182,22 @@ def _digest(path: Path) -> str:
         return sha256(path.read_bytes()).hexdigest()[:12]
     except OSError as error:
         raise StudyError(f"{path}: cannot be read ({error.strerror}); name another file") from error
+
+
+def run_study(
+    study: Study,
+    folder: str | Path,
+    jobs: int | None = None,
+    executor: str = "local",
+    save_detailed: bool = False,
+) -> Results:
+    """Do what is not done yet of the study, in so many processes (None: one for each core), and open its results.
+
+    Files that it names are looked for in the working directory. Raises WorkspanError.
+    """
+    from joblib import cpu_count
+
+    files = Files()
+    plan = Plan.of(study, read_corpus(study, files)[0], files)
+    Run(plan, Store(Path(folder)), files, jobs or cpu_count(), executor, save_detailed=save_detailed).run()
+    return open_results(folder)

@@ -98,11 +98,13 @@ class Store:
         connection = _duckdb().connect()
         parts = self._parts()
         for name, kind in (("finished", "cells"), ("sessions", "sessions"), ("calls", "calls")):
-            files = [
-                path for part in parts if (path := self.folder / kind / part) and (kind != "calls" or path.exists())
-            ]
-            connection.execute(f"CREATE VIEW {name} AS {_rows(files)}")
-        self._count_once(connection)
+            files = [self.folder / kind / part for part in parts]
+            files = [path for path in files if kind != "calls" or path.exists()]
+            connection.execute(f"CREATE VIEW every_{name} AS {_rows(files)}")
+        twice = self._twice(connection)
+        for name in ("finished", "sessions", "calls"):
+            once = " SEMI JOIN first ON e.cell = first.cell AND parse_filename(e.filename) = first.part" if twice else ""
+            connection.execute(f"CREATE VIEW {name} AS SELECT e.* EXCLUDE (filename) FROM every_{name} e{once}")
         if (plan := self.folder / "plan.parquet").exists():
             connection.execute(f"CREATE VIEW plan AS SELECT * FROM '{_quoted(plan)}'")
             connection.execute("CREATE VIEW cells AS SELECT * FROM plan JOIN finished USING (cell)")
@@ -110,20 +112,15 @@ class Store:
             connection.execute(f"CREATE VIEW comparisons AS SELECT * FROM read_csv('{_quoted(compared)}')")
         return connection
 
-    def _count_once(self, connection: Any) -> None:
-        """Where two processes have done the same cell, only one of its two files counts."""
-        rows, cells = connection.execute("SELECT count(*), count(DISTINCT cell) FROM finished").fetchall()[0]
+    def _twice(self, connection: Any) -> bool:
+        """Whether two processes have done the same cell; then only the last of its files counts, by name."""
+        rows, cells = connection.execute("SELECT count(*), count(DISTINCT cell) FROM every_finished").fetchall()[0]
         if rows == cells:
-            return
+            return False
         connection.execute(
-            "CREATE TABLE first AS SELECT cell, min(parse_filename(filename)) AS part FROM finished GROUP BY cell"
+            "CREATE TABLE first AS SELECT cell, max(parse_filename(filename)) AS part FROM every_finished GROUP BY cell"
         )
-        for name in ("finished", "sessions"):
-            connection.execute(f"ALTER VIEW {name} RENAME TO every_{name}")
-            connection.execute(
-                f"CREATE VIEW {name} AS SELECT e.* FROM every_{name} e JOIN first f"
-                " ON e.cell = f.cell AND parse_filename(e.filename) = f.part"
-            )
+        return True
 
     def status(self) -> Status:
         """How much of the plan is done."""
