@@ -15,6 +15,7 @@ from sim.study.drive import Run, Shard, run_study
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.store import Store
+from sim.study.version import engine_sources
 
 #: Five workflows, quick to simulate.
 STUDY = {
@@ -288,3 +289,12 @@ def test_from_python(tmp_path):
     results = run_study(Study(**STUDY), tmp_path, jobs=1)
     assert list(results.comparisons["policy"]) == ["async", "async", "sequential"]
     assert results.comparisons["speedup"].min() > 0
+
+
+def test_the_engine_digest_covers_what_a_worker_runs_and_nothing_that_only_shows():
+    code = "import sys, sim.simulate, sim.bench_row, sim.resample; print(*[m.__file__ for n, m in sys.modules.items()"
+    code += " if n.startswith('sim.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    covered = set(map(str, engine_sources()))
+    assert set(done.stdout.split()) <= covered
+    assert not any(Path(path).stem in ("plots", "report", "cli") for path in covered)
