@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -29,6 +30,9 @@ from sim.study.settings import (
     tool_times,
 )
 from sim.views import View
+
+if TYPE_CHECKING:
+    from sim.study.results import Results
 
 __all__ = [
     "DEFAULT_PROFILE",
@@ -198,6 +202,15 @@ class Study(Settings):
         if "grid" not in self.model_fields_set:
             self.points()
         return self
+
+    def run(self, folder: str | Path, jobs: int | None = None) -> Results:
+        """Do what is not done yet, in so many processes (None: one for each core), and open the results.
+
+        Files are looked for in the working directory. Raises WorkspanError.
+        """
+        from sim.study.drive import run_study
+
+        return run_study(self, folder, jobs)
 
     def points(self) -> list[tuple[dict[str, Any], Settings]]:
         """What is varied, and all settings, of each point."""

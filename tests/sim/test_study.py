@@ -28,7 +28,8 @@ STUDY = {
 }
 
 
-def planned(study, files=Files()):
+def planned(study):
+    files = Files()
     return Plan.of(study, read_corpus(study, files)[0], files)
 
 
@@ -38,7 +39,9 @@ def run(folder, study=None, **options):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }
 
 
 def test_same_bytes_whoever_does_the_work(tmp_path):
