@@ -123,6 +123,8 @@ def setting(name: str, value: Any) -> str:
 def _plain(values: Any) -> list[Any]:
     """Python's own values."""
     listed: list[Any] = np.ma.asarray(values).tolist() if values.dtype != object else list(values)
+    # A list in a cell of a query's answer is an array here.
+    listed = [value.tolist() if isinstance(value, np.ndarray) else value for value in listed]
     return [None if value is None or value != value else value for value in listed]
 
 
