@@ -160,7 +160,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path, own_rule):
     study = {**STUDY, "policies": ["async", own_rule("raises", "raise KeyError('oops')")]}
     with pytest.raises(StudyError, match=r"policy raises:Bad, load.session_rate 0.1, seed 0: KeyError: 'oops'"):
         run(tmp_path / "stops", study)
-    assert open_results(tmp_path / "stops").status.done == 6
+    assert open_results(tmp_path / "stops").status.done == 1
     done = run(tmp_path / "goes-on", study, continue_on_error=True)
     assert (done.cells, len(done.failed), done.complete) == (6, 4, False)
 
