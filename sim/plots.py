@@ -7,17 +7,23 @@ from itertools import product
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 
 #: Colour-blind safe (Okabe and Ito 2008), and of different lightness in grey print.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _DARK = "0.25"
+#: How much of its colour a bar keeps that shows only noise.
+_PALE = 0.35
 
 
-def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], baseline: str, bound: str) -> Axes:
+def speedup_by_framework(
+    ax: Axes, policies: Mapping[str, Mapping[str, Any]], baseline: str, bound: str, interval: str | None = None
+) -> Axes:
     """Bars of speed-up with 95 % interval per framework and policy; a black line marks work / span, called ``bound``.
 
-    ``policies``: name -> the ``by_framework`` part of a result; an extrapolated row has a star. An interval may cross
-    the line: the line is of the workflows that ran, the interval over those that could have.
+    ``policies``: name -> the ``by_framework`` part of a result; an extrapolated row has a star, one of mere ``noise``
+    is pale. An interval, which the legend calls ``interval``, may cross the line: the line is of the workflows that
+    ran, the interval over those that could have.
     """
     shown = [name for name in policies if name != baseline] or [baseline]
     frameworks = _drawable(policies[shown[0]])
@@ -29,13 +35,13 @@ def speedup_by_framework(ax: Axes, policies: Mapping[str, Mapping[str, Any]], ba
         _bars(ax, places, height, rows[name], bounds, name, COLOURS[index % len(COLOURS)])
     for row, value in enumerate(bounds):
         if value:
-            _bound(ax, row, value)
+            _bound(ax, row, value, bound.split()[0].rstrip(":"))
     if any(bounds):
         ax.plot([], [], color="black", linewidth=2, label=bound)
     drawn = any(row.get("speedup_ci95_profile") for some in rows.values() for row in some)
-    interval = "95 % interval over workflows" + (" and profile draws" if drawn else "")
-    interval += " (their bounds differ)" if any(bounds) else ""
-    ax.plot([], [], color=_DARK, linewidth=1, label=interval)
+    over = "95 % interval over workflows" + (" and profile draws" if drawn else "")
+    over += " (their bounds differ)" if any(bounds) else ""
+    ax.plot([], [], color=_DARK, linewidth=1, label=interval or over)
     marks = ["*" if any(row.get("extrapolated") for row in some) else "" for some in zip(*rows.values(), strict=True)]
     labels = [
         f"{literal(name)}{mark}\n{_count(policies[shown[0]][name]['workflows'])}"
@@ -117,20 +123,22 @@ def _bars(
         [r - low for r, (low, _) in zip(ratios, ends, strict=True)],
         [h - r for r, (_, h) in zip(ratios, ends, strict=True)],
     ]
-    ax.barh(
-        places, ratios, height * 0.9, color=colour, label=name, xerr=error, error_kw={"linewidth": 1, "ecolor": _DARK}
-    )
-    width = 0.1 * max((*bounds, *(high for _, high in ends)), default=0.0)
+    bars = ax.barh(places, ratios, height * 0.9, color=colour, xerr=error, error_kw={"linewidth": 1, "ecolor": _DARK})
+    ax.barh([0], [0], 0, color=colour, label=name)
+    for bar, row in zip(bars, rows, strict=True):
+        if row.get("noise"):
+            bar.set_facecolor((*to_rgb(colour), _PALE))
+    width = 0.15 * max((*bounds, *(high for _, high in ends)), default=0.0)
     for place, ratio, (_, high), bound in zip(places, ratios, ends, bounds, strict=True):
         # Beside the bar, but never on the mark of the bound.
         start = bound if high <= bound < high + width else high
         ax.annotate(f"{ratio:.2f}", (start, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
-def _bound(ax: Axes, row: int, bound: float) -> None:
+def _bound(ax: Axes, row: int, bound: float, name: str) -> None:
     ax.plot([bound, bound], [row - 0.38, row + 0.38], color="black", linewidth=2)
     ax.annotate(
-        f"bound {bound:.2f}",
+        f"{name} {bound:.2f}",
         (bound, row - 0.38),
         (0, 2),
         textcoords="offset points",

@@ -15,13 +15,14 @@ import click
 
 from sim.commands.common import tell
 from sim.errors import StudyError
+from sim.results import svg, write_whole
 from sim.study.again import Again
 from sim.study.drive import Progress, Run, Shard
 from sim.study.estimate import seconds_per_cell
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.report import print_report, print_rows, report_json
-from sim.study.results import open_results
+from sim.study.results import Results, open_results
 from sim.study.store import Store
 from sim.study.studyfile import load_study, write_template
 
@@ -73,7 +74,7 @@ def plan(study: Path, overrides: tuple[str, ...], jobs: int | None) -> None:
         f" cell for each seed: {upper}{number:,} cells of {found.sessions:,} workflows ({calls:,.0f} calls)"
     )
     click.echo(
-        f"about {_minutes(minutes)} in {jobs} processes of this machine; {len(list(found.chunks(cells))):,} files"
+        f"about {_minutes(minutes)} in {jobs} processes of this machine; files: {len(list(found.chunks(cells))):,}"
     )
 
 
@@ -145,8 +146,11 @@ def status(folder: Path) -> None:
     results = open_results(folder)
     found, told = results.status, results.manifest
     most = "at most " if told["stop"] else ""
-    click.echo(f"{found.done:,} of {most}{found.planned:,} cells done, in {found.files:,} files")
-    click.echo(f"{told['points']} points x {len(told['policies'])} policies x {most}seeds; baseline {told['baseline']}")
+    seeds = f"{told['seeds']} to {told['stop']['max_runs']}" if told["stop"] else told["seeds"]
+    click.echo(f"{found.done:,} of {most}{found.planned:,} cells done; files: {found.files:,}")
+    click.echo(
+        f"{told['points']} points x {len(told['policies'])} policies x {seeds} seeds; baseline {told['baseline']}"
+    )
 
 
 @command.command()
@@ -160,7 +164,7 @@ def report(folder: Path, as_json: bool, figures: Path | None, kind: str) -> None
     """Say what the study in FOLDER shows, as far as it is done."""
     results = open_results(folder)
     if figures:
-        results.figure(kind).savefig(figures)
+        _save(results, kind, figures)
         click.echo(f"wrote {figures}", err=True)
     if as_json:
         click.echo(json.dumps(report_json(results), indent=2, allow_nan=False))
@@ -180,6 +184,18 @@ def query(folder: Path, sql: str, form: str) -> None:
       FROM sessions JOIN cells USING (cell) GROUP BY ALL ORDER BY ALL"
     """
     print_rows(open_results(folder).query(sql), form)
+
+
+def _save(results: Results, kind: str, path: Path) -> None:
+    """Draw a figure; an SVG carries the manifest. Raises StudyError where it cannot be drawn there."""
+    figure = results.figure(kind)
+    try:
+        if path.suffix == ".svg":
+            write_whole(path, svg(figure, results.manifest))
+        else:
+            figure.savefig(path)
+    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
+        raise StudyError(f"{path}: {getattr(error, 'strerror', None) or error}; give a .svg, .png or .pdf") from error
 
 
 def _plan(path: Path, overrides: tuple[str, ...]) -> Plan:

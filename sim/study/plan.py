@@ -41,6 +41,8 @@ _CALLS_PER_CHUNK = 25_000
 _SESSIONS_PER_CHUNK = 500_000
 #: More files make a folder slow to read; then chunks get larger.
 _MOST_CHUNKS = 2_000
+#: So that several processes have something to do. How many there are must not matter to the files.
+_FEWEST_CHUNKS = 16
 
 T = TypeVar("T")
 
@@ -179,7 +181,8 @@ class Plan:
         """The cells, each key once, in portions that are worth a file."""
         each = list({cell.key: cell for cell in cells}.values())
         by_work = max(1, round(_CALLS_PER_CHUNK / (self.corpus.calls * self.sessions)))
-        size = min(max(by_work, -(-len(each) // _MOST_CHUNKS)), max(1, _SESSIONS_PER_CHUNK // self.sessions))
+        by_number = max(min(by_work, len(each) // _FEWEST_CHUNKS), -(-len(each) // _MOST_CHUNKS))
+        size = max(1, min(by_number, _SESSIONS_PER_CHUNK // self.sessions))
         for start in range(0, len(each), size):
             yield each[start : start + size]
 

@@ -3,76 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict  # pydantic needs this one below Python 3.12
 
 from sim.bench_row import Slo
-from sim.errors import WorkspanError, nearest
-from sim.fleet import MOST_REPLICAS
-from sim.latency import shipped
-from sim.load import SessionRate
+from sim.errors import PolicyError
 from sim.policies import parse_policy
-from sim.rules import Router
-from sim.settings import Count, Strict
-from sim.tool_time import parse_tool_times
+from sim.settings import Count
+from sim.study.settings import (
+    DEFAULT_PROFILE,
+    RECORDED,
+    Offer,
+    Offered,
+    PolicyName,
+    Section,
+    Server,
+    Settings,
+    Several,
+    checked,
+    tool_times,
+)
 from sim.views import View
 
-DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
+if TYPE_CHECKING:
+    from sim.study.results import Results
+
+__all__ = [
+    "DEFAULT_PROFILE",
+    "EMBEDDED",
+    "RECORDED",
+    "Grid",
+    "Offered",
+    "Server",
+    "Settings",
+    "Stop",
+    "Study",
+    "Traces",
+    "Window",
+    "tool_times",
+]
+
 #: The embedded workflows, where a file of traces could be named.
 EMBEDDED = "embedded"
-#: The load under which each workflow arrives when it did in the recording.
-RECORDED = "recorded"
 
-T = TypeVar("T")
+Source = Annotated[str, Offer(lambda: [EMBEDDED])]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
 
-def _checked(parse: Callable[[T], object]) -> AfterValidator:
-    """A value that must be readable by ``parse``; what that raises is the field's error."""
-
-    def check(value: T) -> T:
-        try:
-            parse(value)
-        except WorkspanError as error:
-            raise ValueError(str(error).replace("--tool-time", "tool_time")) from error
-        return value
-
-    return AfterValidator(check)
-
-
-def _profile(name: str) -> None:
-    if not name.endswith((".yaml", ".yml")) and name not in shipped():
-        raise WorkspanError(f"no profile {name!r}{nearest(name, shipped())} (or the path of a .yaml file)")
-
-
-def _router(name: str) -> None:
-    if not parse_policy(name).rule(Router):
-        raise WorkspanError(f"{name} is no router; workspan policies ls names them")
-
-
-def tool_times(value: str | list[str]) -> list[str]:
-    """The rules of ``tool_time``, of which there may be one or several."""
-    return [value] if isinstance(value, str) else value
-
-
-PolicyName = Annotated[str, _checked(parse_policy)]
-ToolTimes = Annotated[str | list[str], _checked(lambda value: parse_tool_times(tool_times(value)))]
-
-
-class _Part(Strict):
-    """A key by its name in the file or by the field's in Python."""
-
-    model_config = ConfigDict(populate_by_name=True, use_attribute_docstrings=True)
-
-
-class Traces(_Part):
+class Traces(Section):
     """Which workflows run."""
 
-    sources: Annotated[list[str], Field(min_length=1, default_factory=lambda: [EMBEDDED])]
+    sources: Several[Source] = Field(default=[EMBEDDED], min_length=1)
     """Files and folders in any format that `workspan traces` reads; ``embedded`` are the workflows of MAST."""
-    only: list[str] = Field(default_factory=list)
+    only: Several[str] = Field(default_factory=list)
     """Patterns of the ids to keep, as a shell's: ``peer-review/*``."""
     resample: Count | None = None
     """Draw so many workflows anew for each seed, with replacement; without it each runs once."""
@@ -86,165 +75,78 @@ class Traces(_Part):
     """Count tokens with this tokenizer.json, or with the vLLM at this address; else characters / 4."""
 
 
-class Server(_Part):
-    """What the workflows run on; settings that are not given are the profile's."""
-
-    profile: Annotated[str, _checked(_profile)] = DEFAULT_PROFILE
-    """A shipped profile, or the path of a .yaml file."""
-    replicas: Annotated[int, Field(ge=1, le=MOST_REPLICAS)] = 1
-    """So many equal engines."""
-    router: Annotated[str, _checked(_router)] | None = None
-    """Added to every policy that has no router."""
-    fleet: str | None = None
-    """The path of a file of pools of engines, instead of replicas."""
-    max_num_seqs: Count | None = None
-    max_num_batched_tokens: Count | None = None
-    num_gpu_blocks: Annotated[int, Field(ge=2)] | None = None
-    """KV blocks, the null block included."""
-    enable_prefix_caching: bool | None = None
-
-    @model_validator(mode="after")
-    def _one_way_to_have_several(self) -> Self:
-        if self.fleet and self.replicas > 1:
-            raise ValueError("give replicas or fleet; a pool of a fleet has its replicas")
-        return self
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """The engine's settings that differ from the profile's, by vLLM's names."""
-        names = ("max_num_seqs", "max_num_batched_tokens", "num_gpu_blocks", "enable_prefix_caching")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-
-class Offered(_Part):
-    """When workflows arrive. With nothing given each runs alone on an idle server."""
-
-    session_rate: float | None = None
-    """Workflows per second on average, in an open loop."""
-    burstiness: float = 1.0
-    """Shape of the gamma distribution of the gaps: 1 is Poisson, less is burstier (``vllm bench serve``)."""
-    concurrent_sessions: Count | None = None
-    """Workflows under way at any time, in a closed loop."""
-    arrivals: str | None = None
-    """``recorded``, or a file of arrivals (Azure, BurstGPT, Mooncake); ``session_rate`` rescales the file's."""
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        if self.concurrent_sessions and (self.session_rate or self.arrivals):
-            raise ValueError("concurrent_sessions is a closed loop; give it, or session_rate and arrivals")
-        if self.burstiness != 1 and (self.arrivals or not self.session_rate):
-            raise ValueError("burstiness is of arrivals at a session_rate that are not from a file; take it out")
-        if self.arrivals == RECORDED and self.session_rate:
-            raise ValueError("recorded arrivals come when they came; take session_rate out")
-        if self.session_rate is not None:
-            try:
-                SessionRate(self.session_rate, self.burstiness)
-            except WorkspanError as error:
-                raise ValueError(str(error).replace("--session-rate", "session_rate")) from error
-        return self
-
-
-class Settings(_Part):
-    """What one point of a study is; each of these can be varied by the grid."""
-
-    server: Server = Server()
-    load: Offered = Offered()
-    tool_time: ToolTimes = "recorded"
-    """``recorded``, ``none``, or for unknown durations ``constant:S`` or ``lognormal:mean=S,sigma=X``; ``TOOL=..``."""
-    information_error: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The error of every ``_noisy`` policy."""
+def _variable(of: Callable[[Any], Any]) -> dict[str, Any]:
+    """Dotted key of what a grid can vary -> ``of`` its type, with its description."""
+    return {
+        f"{prefix}{name}": Annotated[of(kind), Field(description=section.model_fields[name].description)]
+        for prefix, section in (("", Settings), ("server.", Server), ("load.", Offered))
+        for name, kind in get_type_hints(section, include_extras=True).items()
+        if name in section.model_fields
+    }
 
 
 if TYPE_CHECKING:
-    _Lists = _Values = BaseModel
+    Values = dict[str, Any]
+    Lists = dict[str, list[Any]]
 else:
-    _types = {name: field.annotation for name, field in Settings.model_fields.items()}
-    for _group in ("server", "load"):
-        for _name, _field in _types[_group].model_fields.items():
-            _constraints = tuple(_field.metadata)
-            _types[f"{_group}.{_name}"] = (
-                Annotated[(_field.annotation, *_constraints)] if _constraints else _field.annotation
-            )
-
-    def _model(name: str, doc: str, of: Callable[[Any], Any]) -> type[BaseModel]:
-        """A model whose keys are those of a point, dotted."""
-        fields = {key.replace(".", "_in_"): (of(kind), Field(default=None, alias=key)) for key, kind in _types.items()}
-        return create_model(name, __base__=_Part, __doc__=doc, **fields)
-
-    _Lists = _model("Lists", "Lists of values, by dotted key.", lambda kind: Annotated[list[kind], Field(min_length=1)])
-    _Values = _model("Values", "One value for each dotted key.", lambda kind: kind)
+    Values = TypedDict("Values", _variable(lambda kind: kind), total=False)
+    Lists = TypedDict("Lists", _variable(lambda kind: Annotated[Several[kind], Field(min_length=1)]), total=False)
+    Values.__doc__ = "A value for each of some dotted keys."
+    Lists.__doc__ = "A list of values for each of some dotted keys."
+    Values.__pydantic_config__ = Lists.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
 
-def _given(keys: BaseModel) -> dict[str, Any]:
-    """Dotted key -> value, of those that are given."""
-    names = {field.alias or name: name for name, field in type(keys).model_fields.items()}
-    return {key: getattr(keys, name) for key, name in names.items() if name in keys.model_fields_set}
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
-
-
-def _with(base: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with the values at these dotted keys; a whole part comes before what is in it."""
-    settings = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
-    for key, value in sorted(varied.items(), key=lambda item: "." in item[0]):
-        part, _, name = key.partition(".")
-        if name:
-            settings[part][name] = value
-        else:
-            settings[part] = dict(_plain(value)) if isinstance(value, BaseModel) else value
-    return settings
-
-
-class Grid(_Part):
+class Grid(Section):
     """Which points there are: every entry of ``points``, with every row of ``zip``, with every choice of ``product``.
 
-    Keys are dotted: ``server.max_num_seqs``, ``load.session_rate``, ``tool_time``.
+    Keys are dotted: ``server.max_num_seqs``, ``load.session_rate``, ``tool_time``. All of ``load`` or ``server`` can be
+    varied too, and then what is in it.
     """
 
-    product: _Lists = _Lists()
+    product: Lists = Field(default_factory=dict)
     """Every combination of these lists' values."""
-    zip: _Lists = _Lists()
+    zip: Lists = Field(default_factory=dict)
     """Lists of equal length: the first values together, the second ones together, and so on."""
-    points: list[_Values] = Field(default_factory=list)
+    points: Several[Values] = Field(default_factory=list)
     """Points by hand."""
 
     @model_validator(mode="after")
-    def _rows_are_whole(self) -> Self:
-        lengths = {key: len(values) for key, values in _given(self.zip).items()}
+    def _points_differ(self) -> Self:
+        lengths = {key: len(values) for key, values in self.zip.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"zip: {', '.join(f'{key} has {n}' for key, n in lengths.items())}; give equal lengths")
-        keys = [*_given(self.product), *lengths, *{key for entry in self.points for key in _given(entry)}]
+        keys = [*self.product, *self.zip, *dict.fromkeys(key for entry in self.points for key in entry)]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise ValueError(f"{twice[0]} is varied twice; name it in one of product, zip and points")
+        for key, values in self.product.items():
+            if len(set(map(repr, values))) < len(values):
+                raise ValueError(f"product: {key} has a value twice; take one out")
         return self
 
     def variations(self) -> Iterator[dict[str, Any]]:
         """Dotted key -> value, for each point."""
-        rows = _given(self.zip)
-        zipped = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)] or [{}]
-        axes = _given(self.product)
-        combined = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-        for by_hand, row, choice in product([_given(entry) for entry in self.points] or [{}], zipped, combined):
+        rows = [dict(zip(self.zip, values, strict=True)) for values in zip(*self.zip.values(), strict=True)]
+        choices = [dict(zip(self.product, values, strict=True)) for values in product(*self.product.values())]
+        for by_hand, row, choice in product(self.points or [{}], rows or [{}], choices):
             yield {**by_hand, **row, **choice}
 
 
-class Stop(_Part):
+class Stop(Section):
     """Add seeds to a point until its intervals are narrow."""
 
-    ci_width: Annotated[float, Field(gt=0)]
+    ci_width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Width of every 95 % interval at the point, as a share of the speed-up."""
     max_runs: Count
     """The most seeds of a point."""
 
 
-class Window(_Part):
+class Window(Section):
     """Which sessions count: not those that arrive first or last, which meet an emptier server."""
 
     warm_up: Share = 0.1
-    """Share of the sessions, in the order of arrival."""
+    """Share of the sessions, in the order of arrival, that come too early to count."""
     drain: Share = 0.1
+    """Share of the sessions that come too late to count."""
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Self:
@@ -253,39 +155,107 @@ class Window(_Part):
         return self
 
 
+def _name_each_once(names: list[str]) -> None:
+    rules = [parse_policy(name) for name in names]
+    if again := [name for name, policy in zip(names, rules, strict=True) if rules.count(policy) > 1]:
+        raise PolicyError(f"{' and '.join(again[:2])} are the same; name each once")
+
+
 class Study(Settings):
-    """Policies over the same workflows at every point of a grid."""
+    """Policies over the same workflows at every point of a grid. What is outside the grid is the same at all points."""
 
     name: str = "study"
-    traces: Traces = Traces()
-    policies: Annotated[list[PolicyName], Field(min_length=1)]
+    """What the study is called."""
+    traces: Traces = Field(default_factory=Traces)
+    """Which workflows run."""
+    policies: Annotated[Several[PolicyName], Field(min_length=1), checked(_name_each_once)]
     """``async``, ``plas:levels=4``, ``srpt_mean+sticky``: `workspan policies ls`."""
     baseline: PolicyName | None = None
     """What speed-ups are over; else sequential if it is named, else the first policy."""
-    grid: Grid = Grid()
+    grid: Grid = Field(default_factory=Grid)
+    """Which points there are; without it there is one."""
     seeds: Annotated[int, Field(ge=1, le=100_000)] = 5
-    """Draws of arrivals (and of workflows and tool times, where they are drawn)."""
+    """How many draws of arrivals, and of workflows and tool times where those are drawn."""
     slo: Slo | None = None
+    """What good service is, for goodput."""
     stop: Stop | None = None
-    window: Window = Window()
+    """Add seeds to a point until its intervals are narrow."""
+    window: Window = Field(default_factory=Window)
+    """Which sessions count."""
+
+    @field_validator("grid")
+    @classmethod
+    def _points_make_sense(cls, grid: Grid, info: ValidationInfo) -> Grid:
+        if {*Settings.model_fields, "traces"} <= set(info.data):  # else there is an error to mend first
+            _points(info.data, grid)
+        return grid
+
+    @field_validator("stop")
+    @classmethod
+    def _goes_on(cls, stop: Stop | None, info: ValidationInfo) -> Stop | None:
+        if stop and stop.max_runs < info.data.get("seeds", 0):
+            raise ValueError(f"max_runs is below seeds ({info.data['seeds']}); raise it")
+        return stop
 
     @model_validator(mode="after")
-    def _points_make_sense(self) -> Self:
-        self.points()
-        if self.stop and self.stop.max_runs < self.seeds:
-            raise ValueError(f"stop.max_runs is below seeds ({self.seeds}); raise it")
+    def _the_only_point_makes_sense(self) -> Self:
+        if "grid" not in self.model_fields_set:
+            self.points()
         return self
 
+    def run(self, folder: str | Path, jobs: int | None = None) -> Results:
+        """Do what is not done yet, in so many processes (None: one for each core), and open the results.
+
+        Files are looked for in the working directory. Raises WorkspanError.
+        """
+        from sim.study.drive import run_study
+
+        return run_study(self, folder, jobs)
+
     def points(self) -> list[tuple[dict[str, Any], Settings]]:
-        """What is varied, and all settings, of each point. Raises ValueError, naming the first that makes no sense."""
-        given = {name: getattr(self, name) for name in Settings.model_fields}
-        base = {name: _plain(value) for name, value in given.items()}
-        found = []
-        for varied in self.grid.variations():
-            try:
-                found.append((varied, Settings.model_validate(_with(base, varied))))
-            except ValidationError as error:
-                first = error.errors()[0]
-                what = ", ".join(f"{key}={value}" for key, value in varied.items())
-                raise ValueError(f"grid, point {what}: {first['msg'].removeprefix('Value error, ')}") from error
-        return found
+        """What is varied, and all settings, of each point."""
+        return _points(dict(self), self.grid)
+
+
+def _points(study: Mapping[str, Any], grid: Grid) -> list[tuple[dict[str, Any], Settings]]:
+    """The points of a study with these fields. Raises ValueError, naming the first point that makes no sense."""
+    resampled = study["traces"].resample is not None
+
+    @cache
+    def section(name: str, varied: tuple[tuple[str, Any], ...]) -> Server | Offered:
+        """What is varied comes on top of the study's; all of a section before what is in it."""
+        whole: Server | Offered = dict(varied).get(name, study[name])
+        inside = {key.removeprefix(f"{name}."): value for key, value in varied if key != name}
+        made = type(whole).model_validate({**whole.model_dump(exclude_unset=True), **inside})
+        if lack := made.lacks():
+            raise _refusal(lack, name)
+        return made
+
+    def settings(varied: Mapping[str, Any]) -> Settings:
+        found = {name: varied.get(name, study[name]) for name in Settings.model_fields}
+        for name in ("server", "load"):
+            found[name] = section(name, tuple(item for item in varied.items() if item[0].partition(".")[0] == name))
+        if resampled and found["load"].arrivals == RECORDED:
+            raise _refusal("resample makes copies, which have no recorded arrivals; take it out", "traces", "resample")
+        return Settings.model_construct(**found)  # every value has been checked
+
+    points = []
+    for varied in grid.variations():
+        try:
+            points.append((varied, settings(varied)))
+        except ValidationError as error:
+            if not varied:
+                raise
+            message = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"point {_told(varied)}: {message}") from error
+    return points
+
+
+def _refusal(message: str, *place: str) -> ValidationError:
+    problem = InitErrorDetails(type=PydanticCustomError("value_error", message), loc=place, input=None)
+    return ValidationError.from_exception_data("Study", [problem])
+
+
+def _told(varied: Mapping[str, Any]) -> str:
+    plain = (value.model_dump(exclude_unset=True) if isinstance(value, Section) else value for value in varied.values())
+    return ", ".join(f"{key}={value}" for key, value in zip(varied, plain, strict=True))

@@ -103,7 +103,9 @@ class Store:
             connection.execute(f"CREATE VIEW every_{name} AS {_rows(files)}")
         twice = self._twice(connection)
         for name in ("finished", "sessions", "calls"):
-            once = " SEMI JOIN first ON e.cell = first.cell AND parse_filename(e.filename) = first.part" if twice else ""
+            once = (
+                " SEMI JOIN first ON e.cell = first.cell AND parse_filename(e.filename) = first.part" if twice else ""
+            )
             connection.execute(f"CREATE VIEW {name} AS SELECT e.* EXCLUDE (filename) FROM every_{name} e{once}")
         if (plan := self.folder / "plan.parquet").exists():
             connection.execute(f"CREATE VIEW plan AS SELECT * FROM '{_quoted(plan)}'")

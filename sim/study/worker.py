@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from sim.bench_row import Slo, bench_row
 from sim.bounds import least_times_s
+from sim.breakdown import Breakdown, breakdown
 from sim.ceilings import no_queue_s
 from sim.errors import BoundError, RunError, WorkspanError
 from sim.fleet import Fleet
@@ -121,7 +124,7 @@ def _cell(chunk: Chunk, task: Task) -> dict[str, dict[str, Sequence[Any]]]:
         "derived": any(pool.profile.derived for pool in task.fleet.pools),
     }
     tables: dict[str, dict[str, Sequence[Any]]] = {
-        "sessions": _session_columns(task.key, result.sessions, counts, least_s),
+        "sessions": _session_columns(task.key, result.sessions, counts, least_s) | _parts(workflows, result),
         "cells": {"cell": [task.key], **{name: [value] for name, value in row.items()}},
     }
     if chunk.save_detailed:
@@ -159,6 +162,18 @@ def _session_columns(
         "status": [session.status for session in sessions],
         "counted": [counts[session.session] for session in sessions],
     }
+
+
+def _parts(workflows: Sequence[Workflow], result: RunResult) -> dict[str, Sequence[Any]]:
+    """Where the latency of each finished session went: the columns of `sim.breakdown.Breakdown`."""
+    records = {session: list(some) for session, some in groupby(result.records, key=attrgetter("session"))}
+    found: list[Sequence[float | None]] = [
+        breakdown(workflows[session.session], records[session.session], session)
+        if session.status == "finished"
+        else [None] * len(Breakdown._fields)
+        for session in result.sessions
+    ]
+    return dict(zip(Breakdown._fields, zip(*found, strict=True), strict=True))
 
 
 def _call_columns(key: str, records: Sequence[Record]) -> dict[str, Sequence[Any]]:

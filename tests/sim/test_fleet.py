@@ -49,7 +49,7 @@ def test_a_file_says_pools_agents_and_tools_and_the_rest_is_as_without_it(tmp_pa
 BAD_FILES = {
     "no file": (None, "cannot be read (No such file"),
     "nothing": ("", "not a mapping; give it the keys pools, agents, tools"),
-    "no pools": ("pools: {}", "line 1: pools: dictionary should have at least 1 item"),
+    "no pools": ("pools: {}", "line 1: pools: empty; give it one or more"),
     "a misspelled key": ("pools: {a: {}}\nagent: {}", "line 2: agent: unknown key; did you mean 'agents'?"),
     "a misspelled key of a pool": (
         "pools:\n  a:\n    replica: 2",

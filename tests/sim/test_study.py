@@ -15,6 +15,7 @@ from sim.study.drive import Run, Shard, run_study
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.store import Store
+from sim.study.version import engine_sources
 
 #: Five workflows, quick to simulate.
 STUDY = {
@@ -27,7 +28,8 @@ STUDY = {
 }
 
 
-def planned(study, files=Files()):
+def planned(study):
+    files = Files()
     return Plan.of(study, read_corpus(study, files)[0], files)
 
 
@@ -37,7 +39,9 @@ def run(folder, study=None, **options):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }
 
 
 def test_same_bytes_whoever_does_the_work(tmp_path):
@@ -156,7 +160,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_kept(tmp_path, own_rule):
     study = {**STUDY, "policies": ["async", own_rule("raises", "raise KeyError('oops')")]}
     with pytest.raises(StudyError, match=r"policy raises:Bad, load.session_rate 0.1, seed 0: KeyError: 'oops'"):
         run(tmp_path / "stops", study)
-    assert open_results(tmp_path / "stops").status.done == 6
+    assert open_results(tmp_path / "stops").status.done == 1
     done = run(tmp_path / "goes-on", study, continue_on_error=True)
     assert (done.cells, len(done.failed), done.complete) == (6, 4, False)
 
@@ -288,3 +292,12 @@ def test_from_python(tmp_path):
     results = run_study(Study(**STUDY), tmp_path, jobs=1)
     assert list(results.comparisons["policy"]) == ["async", "async", "sequential"]
     assert results.comparisons["speedup"].min() > 0
+
+
+def test_the_engine_digest_covers_what_a_worker_runs_and_nothing_that_only_shows():
+    code = "import sys, sim.simulate, sim.bench_row, sim.resample; print(*[m.__file__ for n, m in sys.modules.items()"
+    code += " if n.startswith('sim.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    covered = set(map(str, engine_sources()))
+    assert set(done.stdout.split()) <= covered
+    assert not any(Path(path).stem in ("plots", "report", "cli") for path in covered)

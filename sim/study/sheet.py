@@ -1,0 +1,203 @@
+"""A figure of a study in the making: one panel for each combination of what varies besides the axis."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sim.errors import StudyError
+from sim.study.panels import (
+    Layout,
+    Row,
+    is_only_noise,
+    layout,
+    policy_rows,
+    rows_of,
+    said,
+    saturated,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sim.curves import Curve, Floats
+    from sim.study.results import Results
+
+#: Panels of a figure that can still be read, and how many stand side by side.
+_MOST_PANELS = 12
+_COLUMNS = 3
+#: Of the small print.
+_LETTERS_PER_INCH = 17
+
+Panels = dict[tuple[Any, ...], list[Row]]
+
+
+@dataclass
+class Sheet:
+    """The rows to draw and how their points lie. ``notes``: what the foot must say; ``every``: all rows there are."""
+
+    every: Sequence[Row]
+    rows: Sequence[Row]
+    layout: Layout
+    baseline: str
+    policies: Sequence[str]
+    title: str
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, results: Results) -> Sheet:
+        """Raises StudyError where there is nothing to draw, or too much."""
+        every, told = rows_of(results.comparisons), results.manifest
+        rows = policy_rows(every)
+        if not rows:
+            raise StudyError(
+                f"{results.folder}: no policy can be compared with the baseline yet; run more of the study"
+            )
+        there = {row["policy"] for row in rows}
+        policies = [name for name in told["policies"] if name in there]
+        sheet = cls(every, rows, layout(rows), told["baseline"], policies, _title(told, rows))
+        if len(sheet.panels) > _MOST_PANELS or (not sheet.layout.axis and len(sheet.places) > _MOST_PANELS):
+            names = ", ".join(sheet.layout.panels)
+            raise StudyError(
+                f"{results.folder}: {names} differ too much for {_MOST_PANELS} panels; take the rows that matter with"
+                " workspan study query, and draw those"
+            )
+        return sheet
+
+    @cached_property
+    def panels(self) -> Panels:
+        """Rows by panel; a single one where points have no order."""
+        found: Panels = {}
+        for row in self.rows:
+            found.setdefault(self.layout.at(row) if self.layout.axis else (), []).append(row)
+        return found
+
+    @cached_property
+    def places(self) -> list[int]:
+        """All points."""
+        return sorted({row["point"] for row in self.rows})
+
+    def x(self, row: Row) -> float:
+        """Where the row's point is on the axis."""
+        return float(row[self.layout.axis] if self.layout.axis else self.places.index(row["point"]))
+
+    def curve(self, name: str, panel: Iterable[Row], column: str) -> Curve:
+        """A policy's column along the axis; with its interval where the column is the speed-up."""
+        from sim.curves import Curve
+
+        rows = sorted((row for row in panel if row["policy"] == name), key=self.x)
+        is_ratio = column == "speedup"
+        low, high = ("ci95_low", "ci95_high") if is_ratio else (column, column)
+        colour, marker = self.style(name)
+        return Curve(
+            name,
+            x=np.array([self.x(row) for row in rows]),
+            y=floats(rows, column),
+            low=floats(rows, low),
+            high=floats(rows, high),
+            hollow=np.array([is_ratio and is_only_noise(row) for row in rows], bool),
+            marks=["*" if is_ratio and self.mixed and row["extrapolated"] else "" for row in rows],
+            colour=colour,
+            marker=marker,
+            dashed=name == self.baseline,
+        )
+
+    def style(self, name: str) -> tuple[str, str]:
+        """A policy's colour and marker, the same in every figure of the study."""
+        from sim.curves import MARKERS
+        from sim.plots import COLOURS
+
+        if name == self.baseline:
+            return "0.25", "."
+        index = self.policies.index(name)
+        return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether some rows are extrapolated and some are not; then those that are have a star."""
+        return len({row["extrapolated"] for row in self.rows}) > 1
+
+    def note_marks(self) -> None:
+        """Say in the foot what is extrapolated."""
+        if any(row["extrapolated"] for row in self.rows):
+            self.notes.append(
+                f"{'*' if self.mixed else 'all points are'} extrapolated beyond what the profile measured"
+            )
+
+    def steady_point(self, panel: Sequence[Row]) -> Row:
+        """A row of the panel's last point on the axis that is not saturated; of its first where all are."""
+        beyond = saturated(panel)
+        rows = sorted(panel, key=self.x)
+        return next((row for row in reversed(rows) if row["point"] not in beyond), rows[0])
+
+    def subplots(
+        self, titles: Mapping[tuple[Any, ...], str], share: bool, size: tuple[float, float], room: float = 0.8
+    ) -> tuple[Figure, dict[tuple[Any, ...], Axes]]:
+        """A figure, and the axes of each panel under its title; ``room``: inches beside them."""
+        from matplotlib.figure import Figure
+
+        columns = min(_COLUMNS, len(titles))
+        lines = -(-len(titles) // columns)
+        width, height = (7.2, 1.6 * size[1]) if columns == 1 else (0.6 + size[0] * columns, 1.3 + size[1] * lines)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        every = figure.subplots(lines, columns, squeeze=False, sharex=share, sharey=share)
+        for ax in every.ravel()[len(titles) :]:
+            ax.remove()
+        if share and len(titles) < every.size:
+            for ax in every[-2, len(titles) - every.size :]:
+                ax.tick_params(labelbottom=True)
+        for ax, title in zip(every.ravel(), titles.values(), strict=False):
+            ax.set_title(wrapped(title, width / columns - room), loc="left", fontsize=8.5)
+        return figure, dict(zip(titles, every.ravel(), strict=False))
+
+    def panel_titles(self) -> dict[tuple[Any, ...], str]:
+        """What tells each panel apart."""
+        return {key: said(rows[0], self.layout.panels) if key else "" for key, rows in self.panels.items()}
+
+    def finish(self, figure: Figure, axes: Sequence[Axes], x: str, y: str, legend: bool) -> Figure:
+        """Title, names of the axes, and the foot."""
+        figure.suptitle(wrapped(self.title, figure.get_figwidth()), fontsize=10)
+        if len(axes) == 1:
+            axes[0].set(xlabel=x, ylabel=y.replace(" (", "\n("))
+        else:
+            figure.supylabel(y, fontsize=9)
+            for ax in axes:
+                ax.set_xlabel(x if ax.xaxis.get_tick_params()["labelbottom"] else "", fontsize=8.5)
+        foot = wrapped("; ".join(self.notes), figure.get_figwidth())
+        if legend:
+            pairs = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes)
+            handles = {text: handle for some in pairs for handle, text in some}
+            place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 8}
+            figure.legend(handles.values(), handles.keys(), title=foot, title_fontsize=8, **place)
+        elif foot:
+            figure.supxlabel(foot, fontsize=8)
+        return figure
+
+
+def floats(rows: Sequence[Row], column: str) -> Floats:
+    """A column of these rows, nan where nothing is."""
+    return np.array([np.nan if row[column] is None else row[column] for row in rows], float)
+
+
+def wrapped(text: str, inches: float) -> str:
+    """Lines that are no wider, and no TeX."""
+    from sim.plots import literal
+
+    return literal(textwrap.fill(text, max(16, round(_LETTERS_PER_INCH * inches))))
+
+
+def _title(told: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """The study's name, and what all its points share."""
+    common = [name for name in ("profile", "replicas", "max_num_seqs") if len({row[name] for row in rows}) == 1]
+    parts = [setting(name, rows[0][name]) for name in common if name != "replicas" or rows[0][name] != 1]
+    seeds = max(row["seeds"] for row in rows)
+    sessions = told["study"].get("traces", {}).get("resample") or told["traces"]["workflows"]
+    parts.append(f"{sessions:,} workflows x {seeds} seed{'s'[: seeds != 1]}")
+    return f"{told['study'].get('name', 'study')}: {', '.join(parts)}"
