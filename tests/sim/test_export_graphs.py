@@ -15,6 +15,7 @@ from sim.agreement.data import side_of
 from sim.compare import compare, line_up
 from sim.errors import RunError
 from sim.export import dag_jsonl, formats, result_of
+from sim.export._waits import BEGIN, waits
 from sim.load import Alone, ConcurrentSessions
 from sim.otel.links import DEPENDENCIES
 from sim.traces import Document, LoadOptions, load_document
@@ -229,7 +230,7 @@ def fan(tool_s=None, chords=()):
     links = [Edge(*pair.split(), "visible") for pair in (*pairs, "a s", "b s", *chords)]
     tape = Tape(dict.fromkeys("pabs", 3), dict.fromkeys((tool.id for tool in tools), tool_s))
     drawn = Workflow("fan", "drawn", "task", (*calls, *tools), tuple(links), tape)
-    return result([drawn], *line_up(["async"], None), PROFILE)
+    return ran(drawn)
 
 
 def test_a_fan_is_three_rounds_with_the_tools_before_the_second():
@@ -257,7 +258,7 @@ def test_what_rounds_cannot_say_is_refused():
     tape = Tape(dict.fromkeys("pabs", 3), {})
     two = Workflow("two chains", "drawn", "task", calls, tuple(Edge(*pair, "visible") for pair in chain), tape)
     with pytest.raises(RunError, match="export agentic_mooncake"):
-        dag_jsonl.write(result([two], *line_up(["async"], None), PROFILE))
+        dag_jsonl.write(ran(two))
 
 
 def test_aiperf_loads_its_conversations(tmp_path):
@@ -346,3 +347,47 @@ def test_a_server_that_does_not_tell_when_it_scheduled_has_queue_and_prefill_in_
     names = {event["name"] for event in json.loads("".join(written.files["perfetto.json"]))["traceEvents"]}
     assert "queue + prefill" in names
     assert "queue" not in names
+
+
+def chain(prompts, nodes, pairs, tool_s):
+    """A workflow of these prompts and tools."""
+    calls = [Call(name, "agent", prompt, f"answer {name}") for name, prompt in prompts.items()]
+    tools = [Tool(name, "look") for name in nodes]
+    tape = Tape(dict.fromkeys(prompts, 3), tool_s)
+    links = tuple(Edge(*pair.split(), "visible") for pair in pairs)
+    return Workflow("chain", "drawn", "task", (*calls, *tools), links, tape)
+
+
+SHORT = dict.fromkeys("ps", (Segment("shared", 20),))
+
+
+def test_tools_in_a_row_add_up_and_of_two_ways_the_longer_counts():
+    pairs = "t0 p", "p t1", "t1 t2", "t2 s", "p t3", "t3 s"
+    workflow = chain(SHORT, ["t0", "t1", "t2", "t3"], pairs, {"t0": 4.0, "t1": 1.0, "t2": 2.0, "t3": 2.5})
+    assert waits(workflow) == {"p": {BEGIN: 4.0}, "s": {"p": 3.0}}
+    rows = [json.loads(line) for line in text("agentic_mooncake", ran(workflow, load=Alone())).splitlines()]
+    assert [row["not_before_ms"] for row in rows[1:]] == [4000, 0]
+    later = ran(workflow)
+    (part,) = later.parts
+    sessions = tuple(session._replace(arrived_s=7.0) for session in part.run.sessions)
+    moved = replace(later, parts=[replace(part, timeline=replace(part.run, sessions=sessions))])
+    assert json.loads(text("agentic_mooncake", moved).splitlines()[1])["not_before_ms"] == 11_000
+
+
+def test_a_block_is_another_one_after_other_tokens():
+    one, other, same = Segment("one", 16), Segment("other", 16), Segment("same", 20)
+    workflow = chain({"p": (one, same), "s": (other, same)}, [], [], {})
+    first, second = (json.loads(line)["hash_ids"] for line in text("agentic_mooncake", ran(workflow)).splitlines()[1:])
+    assert len(first) == len(second) == 3
+    assert not {*first} & {*second}
+
+
+def test_a_long_tool_past_a_level_is_more_than_rounds_can_say():
+    prompts = dict.fromkeys("pas", (Segment("shared", 20),))
+    pairs = "p a", "a s", "p t", "t s"
+    assert dag_jsonl.levels(chain(prompts, ["t"], pairs, {"t": 9.0})) is None
+    assert [seconds for _, seconds in dag_jsonl.levels(chain(prompts, ["t"], pairs, {"t": 0.0}))] == [0, 0, 0]
+
+
+def ran(workflow, load=TWO):
+    return result([workflow], *line_up(["async"], None), PROFILE, load)
