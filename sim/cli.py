@@ -16,6 +16,7 @@ _COMMANDS = {
     "calibrate": "calibration.commands.calibrate",
     "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
+    "export": "sim.commands.export",
     "failures": "sim.commands.failures",
     "live": "live.commands.live",
     "policies": "sim.commands.policies",
