@@ -20,6 +20,7 @@ _COMMANDS = {
     "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
     "doctor": "live.commands.doctor",
+    "export": "sim.commands.export",
     "failures": "sim.commands.failures",
     "live": "live.commands.live",
     "policies": "sim.commands.policies",

@@ -79,8 +79,12 @@ def _in_working_directory(name: str) -> Iterator[Check]:
     path = module_in(str(folder), name)
     if not path or path == ROOT / name / "__init__.py" or folder in [Path(entry).resolve() for entry in sys.path]:
         return
-    says = f"`import {name}` in a Python or notebook that is started in this folder"
-    yield Check(f"a foreign {name}", str(path), "will not work", says, "start it elsewhere, or rename it")
+    if Other(name, path, first=False).is_workspan:
+        says = "another workspan; a Python or notebook that is started in this folder takes it"
+        yield Check(f"a second {name}", str(path), "note", says)
+    else:
+        says = f"`import {name}` in a Python or notebook that is started in this folder"
+        yield Check(f"a foreign {name}", str(path), "will not work", says, "start it elsewhere, or rename it")
 
 
 def dependencies() -> Iterator[Check]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -266,7 +267,16 @@ def test_without_click_the_command_says_what_to_install(command, tmp_path):
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click', name='click')\n")
     done = command("--version", before=[tmp_path])
     assert done.returncode == 1
-    assert done.stderr.startswith("workspan: click is not installed; pip install click")
+    assert done.stderr == "workspan: no click; pip install click\n"
+
+
+def test_a_sim_that_another_distribution_overwrote_is_named(command, tmp_path):
+    for name in ("live", "calibration"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.json*", "*.yaml"))
+    (package(tmp_path, "sim", owner="other") / "sim" / "__init__.py").write_text("")
+    done = command("doctor", before=[tmp_path])
+    assert done.returncode == 1
+    assert "other may have overwritten it: pip uninstall other, then install workspan again" in done.stderr
 
 
 def test_a_check_fails_only_if_it_is_essential():
