@@ -25,3 +25,10 @@ def pattern_names(context: click.Context, parameter: click.Parameter, incomplete
     from sim.synthetic import patterns
 
     return [name for name in sorted(patterns()) if name.startswith(incomplete)]
+
+
+def figure_kinds(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Figures of a study."""
+    from sim.study.figures import FIGURES
+
+    return [name for name in FIGURES if name.startswith(incomplete)]

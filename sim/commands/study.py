@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sim.commands.common import tell
+from sim.commands.complete import figure_kinds
 from sim.errors import StudyError
 from sim.results import svg, write_whole
 from sim.study.again import Again
@@ -171,7 +172,15 @@ def status(folder: Path) -> None:
 @click.option(
     "-o", "figures", type=click.Path(path_type=Path), metavar="FILE", help="Write a figure (.svg, .png, .pdf)."
 )
-@click.option("--figure", "kind", default="speedup", show_default=True, metavar="KIND", help="Which one.")
+@click.option(
+    "--figure",
+    "kind",
+    default="speedup",
+    show_default=True,
+    metavar="KIND",
+    help="Which one.",
+    shell_complete=figure_kinds,
+)
 def report(folder: Path, as_json: bool, figures: Path | None, kind: str) -> None:
     """Say what the study in FOLDER shows, as far as it is done.
 
