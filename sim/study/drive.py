@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -160,9 +161,13 @@ class Run:
                 " what is finished is kept"
             )
 
+    @cached_property
+    def _by_key(self) -> dict[str, Cell]:
+        return {cell.key: cell for cell in reversed(self.plan.cells())}
+
     def _called(self, key: str) -> str:
         """A cell's name for people."""
-        cell = next(cell for cell in self.plan.cells() if cell.key == key)
+        cell = self._by_key[key]
         varied = "".join(f", {name} {value}" for name, value in self.plan.points[cell.point].varied.items())
         return f"policy {cell.policy}{varied}, seed {cell.seed}"
 
