@@ -31,6 +31,11 @@ def check(server: Server, timeout_s: float) -> tuple[ServerInfo, list[Finding]]:
     return info, list(_findings(server, info, Client(info.url, info.model, timeout_s)))
 
 
+def as_told(server: Server, info: ServerInfo) -> list[Finding]:
+    """What it tells of itself: nothing is generated, so that nobody's run is disturbed."""
+    return [_settings(info), _priority(info), _counters(server.counters())]
+
+
 def probe(client: Client) -> tuple[Answer, Answer, Answer]:
     """One prompt that nobody sent before, sent three times: new, again, and under another salt. Raises CallError."""
     prompt = segment_ids(f"probe {secrets.token_hex(8)}", _TOKENS)
@@ -51,9 +56,7 @@ def _findings(server: Server, info: ServerInfo, client: Client) -> Iterator[Find
     yield Finding(
         "queue and prefill time of each call", told, "told" if told else "not told", "--enable-per-request-metrics"
     )
-    yield _settings(info)
-    yield _priority(info)
-    yield _counters(server.counters())
+    yield from as_told(server, info)
 
 
 def _ids(answer: Answer) -> Finding:

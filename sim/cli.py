@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib import import_module
 from io import TextIOWrapper
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from sim import __version__
-from sim.errors import BoundError, WorkspanError
+from sim.doctor.places import check_places
+from sim.errors import BoundError, WorkspanError, nearest
 
 _COMMANDS = {
     "calibrate": "calibration.commands.calibrate",
     "compare": "sim.commands.compare",
     "demo": "sim.commands.demo",
+    "doctor": "live.commands.doctor",
+    "export": "sim.commands.export",
     "failures": "sim.commands.failures",
     "live": "live.commands.live",
     "policies": "sim.commands.policies",
@@ -29,9 +34,33 @@ _COMMANDS = {
 }
 
 
+#: Names are completed by the shell once it has been told how.
+_COMPLETION = """
+\b
+Completion of commands, options and names, for your shell:
+  bash, in ~/.bashrc:  eval "$(_WORKSPAN_COMPLETE=bash_source workspan)"
+  zsh, in ~/.zshrc:    eval "$(_WORKSPAN_COMPLETE=zsh_source workspan)"
+  fish:                _WORKSPAN_COMPLETE=fish_source workspan > ~/.config/fish/completions/workspan.fish
+"""
+
+
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names alone: what each command does would have to be loaded."""
+        names = [CompletionItem(name) for name in _COMMANDS if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        _check(args[0], _COMMANDS, ctx)
+        name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, click.Group) and rest:
+            _check(rest[0], command.commands, ctx)
+        return name, command, rest
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
@@ -40,10 +69,25 @@ class _Lazy(click.Group):
         return command
 
 
-@click.group(cls=_Lazy)
+def _check(name: str, known: Iterable[str], ctx: click.Context) -> None:
+    """Raise UsageError, with the nearest, for what is neither a command nor an option; a shell may be in the middle."""
+    if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+        raise click.UsageError(f"no command {name!r}{nearest(name, known)}", ctx)
+
+
+@click.group(cls=_Lazy, epilog=_COMPLETION)
 @click.version_option(__version__, message="workspan %(version)s")
-def workspan() -> None:
-    """Which scheduling policy makes multi-agent LLM workflows faster, by how much, and at which load."""
+@click.pass_context
+def workspan(context: click.Context) -> None:
+    """Which scheduling policy makes multi-agent LLM workflows faster, by how much, and at which load.
+
+    \b
+    workspan demo
+    workspan run my_traces/ --compare --session-rate 2
+    workspan doctor
+    """
+    if context.invoked_subcommand != "doctor":  # which tells the rest, too
+        check_places()
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from calibration.recorded import read_run
 from calibration.report import show_run, show_server
 from calibration.settings import profile_for, read_settings
 from sim.commands.common import progress
+from sim.commands.complete import profile_names
 from sim.errors import RunError
 from sim.latency import Profile
 
@@ -30,7 +31,13 @@ from sim.latency import Profile
 @click.option("--hardware", metavar="TEXT", help="What the engine runs on, where nobody tells.")
 @click.option("--from", "run_at", type=click.Path(path_type=Path), metavar="RUN", help="A record: file or folder.")
 @click.option("--workload", type=click.Path(path_type=Path), metavar="FILE", help="Its prompts, where they are apart.")
-@click.option("--profile", "base", metavar="BASE", help="A profile with the engine settings that the record lacks.")
+@click.option(
+    "--profile",
+    "base",
+    metavar="BASE",
+    help="A profile with the engine settings that the record lacks.",
+    shell_complete=profile_names,
+)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A setting of the engine.")
 @click.option("-o", "output", required=True, type=click.Path(path_type=Path), metavar="PROFILE.yaml", help="To write.")
 def command(
@@ -44,7 +51,7 @@ def command(
     changes: Sequence[str],
     output: Path,
 ) -> None:
-    r"""Make a profile: how long the steps of an engine take, and its settings.
+    """Make a profile: how long the steps of an engine take, and its settings.
 
     From a server: known batches are timed through its API, while nobody else uses it. From a record: the step times
     with which the simulated run has the times of the recorded one; reads what vLLM's, LLMServingSim's, BLIS's,
@@ -52,7 +59,7 @@ def command(
 
     \b
     workspan calibrate --server http://127.0.0.1:8000 --quick -o mine.yaml
-    workspan calibrate --from result.json --set max_num_seqs=256 ... -o mine.yaml
+    workspan calibrate --from result.json --profile rtx4090-llama-3.1-8b --set max_num_seqs=256 -o mine.yaml
     """
     if (url is None) == (run_at is None):
         raise RunError("give --server URL or --from RUN, one of them")

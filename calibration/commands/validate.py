@@ -25,6 +25,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
+from sim.commands.complete import policy_names
 from sim.compare import line_up
 from sim.errors import RunError
 from sim.load import Alone, ConcurrentSessions, Load, SessionRate
@@ -35,8 +36,21 @@ from sim.traces import LoadOptions
 @click.command()
 @traces_argument
 @click.option("--server", "url", required=True, metavar="URL", help="A vLLM, such as http://127.0.0.1:8000.")
-@click.option("--policy", "policies", multiple=True, required=True, metavar="P", help="A policy, with parameters.")
-@click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    required=True,
+    metavar="P",
+    help="A policy, with parameters.",
+    shell_complete=policy_names,
+)
+@click.option(
+    "--baseline",
+    metavar="P",
+    help="What speed-ups are over; sequential if it runs, else the first policy.",
+    shell_complete=policy_names,
+)
 @click.option(
     "--concurrent-sessions", "sessions", type=int, multiple=True, metavar="N", help="A closed loop to replay."
 )
@@ -68,12 +82,12 @@ def command(
     options: LoadOptions,
     output: Path,
 ) -> None:
-    r"""Measure how well TRACES are predicted on a server: calibrate, replay, calibrate again, predict, compare.
+    """Measure how well TRACES are predicted on a server: calibrate, replay, calibrate again, predict, compare.
 
     Without a load each workflow runs alone on the idle server.
 
     \b
-    workspan validate my_traces/ --server http://127.0.0.1:8000 --policy sequential --policy async \
+    workspan validate my_traces/ --server http://127.0.0.1:8000 --policy sequential --policy async \\
       --concurrent-sessions 2 --concurrent-sessions 16 -o proof/
     """
     lineup, base = line_up(policies, baseline)

@@ -17,14 +17,23 @@ _SIGN = {True: "yes", False: "NO", None: "?"}
 
 @click.group()
 def command() -> None:
-    """Check a vLLM server, or play one."""
+    """Check a vLLM server, or play one.
+
+    \b
+    workspan live mock --port 8001
+    workspan live check --server http://127.0.0.1:8001
+    """
 
 
 @command.command(name="check")
 @click.option("--server", "url", required=True, metavar="URL", help="A vLLM, such as http://127.0.0.1:8000.")
 @click.option("--timeout", "timeout_s", type=click.FloatRange(1), default=60, show_default=True, help="Seconds.")
 def check_(url: str, timeout_s: float) -> None:
-    """Try out what a replay uses, and name the flag that would enable what is missing."""
+    """Try out what a replay uses, and name the flag that would enable what is missing.
+
+    \b
+    workspan live check --server http://127.0.0.1:8000
+    """
     info, findings = check(Server(url), timeout_s)
     kind = "vLLM" if info.engine == "vllm" else "a fake vLLM"
     click.echo(f"{kind} {info.version}, model {info.model}, max_model_len {info.max_model_len}")
@@ -47,7 +56,11 @@ def check_(url: str, timeout_s: float) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
 def mock(profile: str, host: str, port: int) -> None:
-    """Play a vLLM at the pace of a profile: for laptops and tests, never a measurement."""
+    """Play a vLLM at the pace of a profile: for laptops and tests, never a measurement.
+
+    \b
+    workspan live mock --profile rtx4090-llama-3.1-8b --port 8001
+    """
     from live.fake import FakeServer
     from sim.latency import load_profile
 

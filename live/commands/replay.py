@@ -28,6 +28,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
+from sim.commands.complete import policy_names, profile_names
 from sim.commands.run import draws_option
 from sim.compare import compare, line_up
 from sim.comparison import Comparison
@@ -58,12 +59,19 @@ from sim.trust import num_draws
     required=True,
     metavar="P",
     help="A policy, with parameters: async:max_parallel=4.",
+    shell_complete=policy_names,
 )
-@click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
+@click.option(
+    "--baseline",
+    metavar="P",
+    help="What speed-ups are over; sequential if it runs, else the first policy.",
+    shell_complete=policy_names,
+)
 @click.option(
     "--profile",
     metavar="NAME",
     help="Also simulate the same on this profile, and print both; estimates of policies are in its seconds.",
+    shell_complete=profile_names,
 )
 @draws_option
 @click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Repetitions, in turn.")
@@ -114,7 +122,7 @@ def command(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    r"""Run TRACES on a vLLM server under each policy: the objects that `workspan run` simulates, with threads as hands.
+    """Run TRACES on a vLLM server under each policy: the objects that `workspan run` simulates, with threads as hands.
 
     Prompts are token ids made from segments, answers have exactly the recorded lengths, tools wait for their time;
     no text of a trace is sent. A key for the server is taken from VLLM_API_KEY.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from sim.choices import Choices
+from sim.commands.complete import profile_names
 from sim.data import embedded_path
 from sim.errors import RunError
 from sim.fleet import MOST_REPLICAS, fleet_of, load_fleet
@@ -32,7 +33,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 traces_argument: Callable[[Any], Any] = click.argument("traces", nargs=-1, type=click.Path())
 profile_option: Callable[[Any], Any] = click.option(
-    "--profile", default=DEFAULT_PROFILE, show_default=True, metavar="NAME", help="A profile, or a .yaml file."
+    "--profile",
+    default=DEFAULT_PROFILE,
+    show_default=True,
+    metavar="NAME",
+    help="A profile, or a .yaml file.",
+    shell_complete=profile_names,
 )
 
 

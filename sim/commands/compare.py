@@ -36,7 +36,7 @@ def command(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    r"""Hold the result in folder PREDICTED against that in MEASURED: same traces, load, seed and policies.
+    """Hold the result in folder PREDICTED against that in MEASURED: same traces, load, seed and policies.
 
     One folder is enough if `workspan replay --profile` has written it: it has both.
 

@@ -22,7 +22,11 @@ _SESSIONS = 64
 @click.command()
 @click.option("-o", "output", type=click.Path(path_type=Path), metavar="DIR", help="Write results and figures there.")
 def command(output: Path | None) -> None:
-    """Predict what three scheduling policies gain on recorded MAST workflows."""
+    """Predict what three scheduling policies gain on recorded MAST workflows.
+
+    \b
+    workspan demo -o demo
+    """
     for load in (Alone(), ConcurrentSessions(_SESSIONS)):
         check_free(output and output / _folder(load))
     workflows = read_traces((), LoadOptions(), brief=True)

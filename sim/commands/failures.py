@@ -38,7 +38,7 @@ from sim.workflow import Workflow, origin_of
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def command(traces: tuple[str, ...], profile: str, choices: Choices, options: LoadOptions, as_json: bool) -> None:
-    r"""What runs of TRACES, or embedded ones, cost that fail: tokens and GPU-seconds by framework and failure mode.
+    """What runs of TRACES, or embedded ones, cost that fail: tokens and GPU-seconds by framework and failure mode.
 
     And how much of that comes after the first sign of step repetition: all that stopping such runs could save.
 

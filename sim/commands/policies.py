@@ -8,6 +8,7 @@ from typing import get_args
 
 import click
 
+from sim.commands.complete import policy_names
 from sim.errors import PolicyError, nearest
 from sim.foresight import Information
 from sim.policies import ABOUT, PLAIN, Entry, policies
@@ -18,12 +19,21 @@ from sim.settings import flag
 
 @click.group()
 def command() -> None:
-    """The scheduling rules that there are; a policy is rules joined by +, at most one of each kind."""
+    """The scheduling rules that there are; a policy is rules joined by +, at most one of each kind.
+
+    \b
+    workspan policies ls
+    workspan policies show plas
+    """
 
 
 @command.command()
 def ls() -> None:
-    """Every rule: what it decides, who can carry it out, and what it does."""
+    """Every rule: what it decides, who can carry it out, and what it does.
+
+    \b
+    workspan policies ls
+    """
     out = console()
     table = new_table("policy", "who can run it", "what it does", left=3)
     for kind, about in ABOUT.items():
@@ -40,9 +50,13 @@ def ls() -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", shell_complete=policy_names)
 def show(name: str) -> None:
-    """The rule NAME: what it does, what it must know, where it comes from, and its parameters."""
+    """The rule NAME: what it does, what it must know, where it comes from, and its parameters.
+
+    \b
+    workspan policies show srpt_mean
+    """
     if name not in policies():
         raise PolicyError(f"no policy {name!r}{nearest(name, policies())}")
     entry = policies()[name]

@@ -18,6 +18,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
+from sim.commands.complete import policy_names
 from sim.compare import line_up
 from sim.latency import load_profile
 from sim.regime_map import Axes, map_regimes
@@ -35,8 +36,22 @@ Share = click.FloatRange(0, 10, min_open=True)
 
 @click.command()
 @traces_argument
-@click.option("--policy", "policies", multiple=True, metavar="P", help=f"Instead of {', '.join(POLICIES)}.")
-@click.option("--baseline", default="async", show_default=True, metavar="P", help="What speed-ups are over.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="P",
+    help=f"Instead of {', '.join(POLICIES)}.",
+    shell_complete=policy_names,
+)
+@click.option(
+    "--baseline",
+    default="async",
+    show_default=True,
+    metavar="P",
+    help="What speed-ups are over.",
+    shell_complete=policy_names,
+)
 @profile_option
 @click.option("--load", "loads", type=Share, multiple=True, metavar="X", help=f"Offered / sustained; else {LOADS}.")
 @click.option("--kv", "kv", type=Share, multiple=True, metavar="X", help=f"Share of the KV blocks; else {KV_SHARES}.")
@@ -67,7 +82,7 @@ def command(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    r"""Map where policies matter for TRACES: best speed-up over the baseline by load and KV capacity.
+    """Map where policies matter for TRACES: best speed-up over the baseline by load and KV capacity.
 
     Each cell draws workflows anew from the traces and simulates all policies on the same ones, with several seeds; what
     is within noise, corrected for the number of cells, is marked.

@@ -21,6 +21,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
+from sim.commands.complete import policy_names
 from sim.compare import compare, line_up
 from sim.errors import RunError
 from sim.fleet import Fleet
@@ -48,9 +49,15 @@ draws_option: Callable[[Any], Any] = click.option(
     multiple=True,
     metavar="P",
     help="A policy: async, plas:levels=4, plas+sticky; workspan policies ls.",
+    shell_complete=policy_names,
 )
 @click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
-@click.option("--baseline", metavar="P", help="What speed-ups are over; sequential if it runs, else the first policy.")
+@click.option(
+    "--baseline",
+    metavar="P",
+    help="What speed-ups are over; sequential if it runs, else the first policy.",
+    shell_complete=policy_names,
+)
 @engine_options
 @draws_option
 @load_options
@@ -76,7 +83,7 @@ def command(
     as_json: bool,
     output: Path | None,
 ) -> None:
-    r"""Predict how fast TRACES run under each policy, and how much faster than under the baseline.
+    """Predict how fast TRACES run under each policy, and how much faster than under the baseline.
 
     TRACES are files or folders in any format that `workspan traces` reads; without them, the embedded
     workflows. Without a load each workflow runs alone on an idle server.

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from sim.commands.common import tell
+from sim.commands.complete import figure_kinds
 from sim.errors import StudyError
 from sim.results import svg, write_whole
 from sim.study.again import Again
@@ -38,7 +39,7 @@ set_option: Callable[[Any], Any] = click.option(
 
 @click.group(name="study")
 def command() -> None:
-    r"""What-if studies: every policy at every point of a grid of servers and loads.
+    """What-if studies: every policy at every point of a grid of servers and loads.
 
     \b
     workspan study init my-study
@@ -51,7 +52,11 @@ def command() -> None:
 @command.command()
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
-    """Write study.yaml, an example to change, and its JSON Schema, with which editors complete it."""
+    """Write study.yaml, an example to change, and its JSON Schema, with which editors complete it.
+
+    \b
+    workspan study init my-study
+    """
     for path in write_template(folder):
         click.echo(f"wrote {path}", err=True)
 
@@ -61,7 +66,11 @@ def init(folder: Path) -> None:
 @set_option
 @click.option("-j", "jobs", type=click.IntRange(1), metavar="N", help="Processes to reckon with; else all cores.")
 def plan(study: Path, overrides: tuple[str, ...], jobs: int | None) -> None:
-    """Say how many cells the study has and about how long they take; runs none of them."""
+    """Say how many cells the study has and about how long they take; runs none of them.
+
+    \b
+    workspan study plan my-study/study.yaml --set load.session_rate=0.5
+    """
     found = _plan(study, overrides)
     jobs = jobs or _cores()
     cells = found.cells()
@@ -101,7 +110,7 @@ def run(
     continue_on_error: bool,
     save_detailed: bool,
 ) -> None:
-    r"""Run what is not done yet of the STUDY, a .yaml file.
+    """Run what is not done yet of the STUDY, a .yaml file.
 
     \b
     workspan study run study.yaml -o results -j 8
@@ -146,7 +155,11 @@ def run(
 @command.command()
 @folder_argument
 def status(folder: Path) -> None:
-    """Say how far the study in FOLDER is."""
+    """Say how far the study in FOLDER is.
+
+    \b
+    workspan study status results
+    """
     results = open_results(folder)
     found, told = results.status, results.manifest
     most = "at most " if told["stop"] else ""
@@ -167,9 +180,22 @@ def status(folder: Path) -> None:
     metavar="FILE",
     help="Write a page (.html), or a figure (.svg).",
 )
-@click.option("--figure", "kind", default="speedup", show_default=True, metavar="KIND", help="Which one.")
+@click.option(
+    "--figure",
+    "kind",
+    default="speedup",
+    show_default=True,
+    metavar="KIND",
+    help="Which one.",
+    shell_complete=figure_kinds,
+)
 def report(folder: Path, as_json: bool, figures: Path | None, kind: str) -> None:
-    """Say what the study in FOLDER shows, as far as it is done."""
+    """Say what the study in FOLDER shows, as far as it is done.
+
+    \b
+    workspan study report results
+    workspan study report results --figure speedup -o speedup.svg
+    """
     results = open_results(folder)
     if figures and figures.suffix == ".html":
         from sim.study.page import write_page  # jinja2 and matplotlib, a second that only a page needs
@@ -190,7 +216,7 @@ def report(folder: Path, as_json: bool, figures: Path | None, kind: str) -> None
 @click.argument("sql")
 @click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
 def query(folder: Path, sql: str, form: str) -> None:
-    r"""Run SQL over the tables cells, sessions, calls, plan and comparisons of FOLDER.
+    """Run SQL over the tables cells, sessions, calls, plan and comparisons of FOLDER.
 
     \b
     workspan study query results "SELECT policy, session_rate, quantile_cont(latency_s, 0.95) AS p95_s

@@ -21,6 +21,7 @@ from sim.commands.common import (
     traces_argument,
     view_option,
 )
+from sim.commands.complete import pattern_names
 from sim.errors import RunError, TraceError, nearest
 from sim.failures import title
 from sim.latency import Profile, load_profile
@@ -43,14 +44,23 @@ _output_option = click.option(
 
 @click.group()
 def command() -> None:
-    """List, show, count, convert and make workflows."""
+    """List, show, count, convert and make workflows.
+
+    \b
+    workspan traces ls my_traces/
+    workspan traces stats --only 'peer-review/*'
+    """
 
 
 @command.command()
 @traces_argument
 @reading_options
 def ls(traces: tuple[str, ...], options: LoadOptions) -> None:
-    """One line per workflow in TRACES (files or folders), or per embedded one."""
+    """One line per workflow in TRACES (files or folders), or per embedded one.
+
+    \b
+    workspan traces ls --only 'metagpt/*'
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("workflow", overflow="fold")
     for name in ("framework", "calls", "tools", "prompt tokens", "output tokens", "depth", "work/span (calls)"):
@@ -67,7 +77,11 @@ def ls(traces: tuple[str, ...], options: LoadOptions) -> None:
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 def stats(traces: tuple[str, ...], profile: str, choices: Choices, options: LoadOptions, as_json: bool) -> None:
-    """Sizes, prefix reuse, tools, work / span and failures of TRACES, or of the embedded workflows, per framework."""
+    """Sizes, prefix reuse, tools, work / span and failures of TRACES, or of the embedded workflows, per framework.
+
+    \b
+    workspan traces stats --only 'peer-review/*'
+    """
     settings = load_profile(profile)
     result = numbers(choices.apply(read_traces(traces, options), seed=0), settings)
     if as_json:
@@ -92,7 +106,11 @@ def show(
     options: LoadOptions,
     picture: Path | None,
 ) -> None:
-    """The nodes of one workflow of TRACES, or of the embedded ones; * marks the critical path in calls."""
+    """The nodes of one workflow of TRACES, or of the embedded ones; * marks the critical path in calls.
+
+    \b
+    workspan traces show ID my_traces/ --svg workflow.svg
+    """
     found = {workflow.id: workflow for workflow in read_traces(traces, options)}
     if workflow_id not in found:
         raise TraceError(f"no workflow {workflow_id!r}{_near(workflow_id, found)}")
@@ -107,7 +125,11 @@ def show(
 @_output_option
 @reading_options
 def import_(traces: tuple[str, ...], output: Path, options: LoadOptions) -> None:
-    """Convert TRACES to workspan's own form: structure and token counts, no text."""
+    """Convert TRACES to workspan's own form: structure and token counts, no text.
+
+    \b
+    workspan traces import my_traces/ -o mine.jsonl
+    """
     workflows, report = read(traces, options)
     tell(report, workflows, options)
     _write(workflows, report.line(), output)
@@ -115,19 +137,23 @@ def import_(traces: tuple[str, ...], output: Path, options: LoadOptions) -> None
 
 @command.command()
 def patterns() -> None:
-    """The patterns that `generate` knows, with their parameters and defaults."""
+    """The patterns that `generate` knows, with their parameters and defaults.
+
+    \b
+    workspan traces patterns
+    """
     for name, pattern in known_patterns().items():
         values = (f"{key}={value:g}" for key, value in pattern().parameters().items() if value is not None)
         click.echo(f"{name}: {(pattern.__doc__ or '').splitlines()[0]}\n    {', '.join(values)}")
 
 
 @command.command()
-@click.argument("pattern")
+@click.argument("pattern", shell_complete=pattern_names)
 @_number_option
 @seed_option("For everything that is drawn.")
 @_output_option
 def generate(pattern: str, number: int, seed: int, output: Path) -> None:
-    r"""Draw workflows of a PATTERN, such as debate:agents=5,rounds=4; `patterns` lists them.
+    """Draw workflows of a PATTERN, such as debate:agents=5,rounds=4; `patterns` lists them.
 
     \b
     workspan traces generate planner_workers -n 200 -o planners.jsonl
@@ -146,6 +172,9 @@ def resample(traces: tuple[str, ...], number: int, seed: int, output: Path, opti
     """Draw whole workflows of TRACES, or embedded ones, with replacement: a larger population of the same kind.
 
     Copies of one workflow share what different runs shared, and not their conversations. Intervals count them as one.
+
+    \b
+    workspan traces resample my_traces/ -n 1000 -o more.jsonl
     """
     drawn = resampled(read_traces(traces, options), number, seed)
     _write(drawn, f"resampled: {number} workflows, seed {seed}", output)

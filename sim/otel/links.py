@@ -6,6 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, get_args
 
 from sim.otel.dialects import Tokens, tool_call
 from sim.otel.export import Span
@@ -17,6 +18,20 @@ _LONG = 50
 #: Texts that begin alike: so many are compared with a place, the last ones.
 _TRIES = 32
 _NO_TOKENS = Tokens(None, None, 0, 0)
+
+#: The attribute in which our own export says what a span waits for.
+DEPENDENCIES = "workspan.dependencies"
+
+
+class Dependency(NamedTuple):
+    """One that is told: an edge from the node with that span."""
+
+    kind: EdgeKind
+    used: bool
+    span: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'used' if self.used else 'unused'} {self.span}"
 
 
 @dataclass(slots=True)
@@ -43,7 +58,13 @@ class Node:
 
 
 def link(nodes: Sequence[Node]) -> None:
-    """Let each node wait for those that it needs, and for the last that had ended when it began."""
+    """Let each node wait for those that it needs, and for the last that had ended when it began.
+
+    Where every span tells what it waits for, it waits for that.
+    """
+    if are_told(nodes):
+        _link_as_told(nodes)
+        return
     proof = _Proof(nodes)
     before: list[int] = []  # for each node the set of those that are known to come before it, as bits
     running: list[tuple[int, int]] = []
@@ -65,6 +86,26 @@ def link(nodes: Sequence[Node]) -> None:
                 node.waits[other] = "recorded", not (proven and missing)
         heapq.heappush(running, (node.ended, number))
         proof.add(number)
+
+
+def are_told(nodes: Sequence[Node]) -> bool:
+    """Every span says what it waits for."""
+    return all(isinstance(node.span.attributes.get(DEPENDENCIES), list) for node in nodes)
+
+
+def _link_as_told(nodes: Sequence[Node]) -> None:
+    numbers = {node.span.id: number for number, node in enumerate(nodes)}
+    for node in nodes:
+        for one in map(_dependency, node.span.attributes[DEPENDENCIES]):
+            if one and one.span in numbers:
+                node.waits[numbers[one.span]] = one.kind, one.used
+
+
+def _dependency(text: Any) -> Dependency | None:
+    """What is told, or None where it is of another form."""
+    kind, used, span = [*str(text).split(" "), "", ""][:3]
+    known = next((name for name in get_args(EdgeKind) if name == kind), None)
+    return Dependency(known, used == "used", span) if known else None
 
 
 def _last(nodes: Sequence[Node], ended: Sequence[int]) -> Iterator[int]:

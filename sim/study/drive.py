@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -95,6 +97,7 @@ class Run:
         self.done.complete = complete(self.store)
         if self.done.complete:
             write_outcome(self.store)
+            self.store.tidy()
         return self.done
 
     def _prepare(self) -> Path:
@@ -105,9 +108,9 @@ class Run:
             name: store.keep(path, f"{_digest(path)}-{Path(name).name}") for name, path in self._read_files().items()
         }
         workflows = f"inputs/workflows-{plan.corpus.digest}.jsonl.gz"
-        if not (store.folder / workflows).exists():
-            text = "".join(jsonl.dump(plan.corpus.workflows, {"origin": plan.study.name}))
-            store.write(workflows, gzip.compress(text.encode(), mtime=0))
+        text = "".join(jsonl.dump(plan.corpus.workflows, {"origin": plan.study.name})).encode()
+        if not _holds(store.folder / workflows, text):
+            store.write(workflows, gzip.compress(text, mtime=0))
         store.write("plan.parquet", written(plan.table(plan.cells())))
         manifest = {**plan.manifest(), "inputs": {**inputs, "workflows": workflows}}
         store.write("manifest.json", (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
@@ -158,9 +161,13 @@ class Run:
                 " what is finished is kept"
             )
 
+    @cached_property
+    def _by_key(self) -> dict[str, Cell]:
+        return {cell.key: cell for cell in reversed(self.plan.cells())}
+
     def _called(self, key: str) -> str:
         """A cell's name for people."""
-        cell = next(cell for cell in self.plan.cells() if cell.key == key)
+        cell = self._by_key[key]
         varied = "".join(f", {name} {value}" for name, value in self.plan.points[cell.point].varied.items())
         return f"policy {cell.policy}{varied}, seed {cell.seed}"
 
@@ -175,6 +182,14 @@ class Run:
             for point in wide
             if seeds[point] < stop.max_runs
         }
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Whether the compressed file is this text."""
+    try:
+        return gzip.decompress(path.read_bytes()) == text
+    except (OSError, EOFError, zlib.error):  # missing, or damaged
+        return False
 
 
 def _digest(path: Path) -> str:

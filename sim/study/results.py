@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.errors import StudyError, nearest
 from sim.study.outcome import comparisons, summary
-from sim.study.store import Status, Store
+from sim.study.store import Status, Store, first_line
 from sim.study.table import Columns
 
 if TYPE_CHECKING:
@@ -30,21 +30,20 @@ class Results:
     @cached_property
     def cells(self) -> Columns:
         """A row for each finished cell: the settings of its point, and its numbers under ``vllm bench``'s names."""
-        return summary(self._store)
+        return summary(self._finished)
 
     @cached_property
     def comparisons(self) -> Columns:
         """A row for each policy at each point: ``speedup`` over the baseline, interval, p, verdict."""
-        return comparisons(self._store)
+        return comparisons(self._finished)
 
     def query(self, sql: str) -> Columns:
         """The rows of a SELECT over ``cells``, ``sessions``, ``calls``, ``plan`` and ``comparisons``."""
-        with self._store.connect() as connection:
+        with self._finished.connect() as connection:
             try:
                 return dict(connection.execute(sql).fetchnumpy())
-            except _duckdb_error() as error:
-                first = str(error).strip().splitlines()[0]
-                raise StudyError(f"query: {first}; DESCRIBE cells shows what there is") from error
+            except _mistakes() as error:
+                raise StudyError(f"query: {first_line(error)}; DESCRIBE cells shows what there is") from error
 
     def figure(self, kind: str = "speedup") -> Figure:
         """One of FIGURES. Raises StudyError for another, or where there is nothing to draw."""
@@ -60,6 +59,13 @@ class Results:
         return self._store.status()
 
     @property
+    def _finished(self) -> Store:
+        """The folder, which must have rows."""
+        if self._store.is_empty:
+            raise StudyError(f"{self.folder}: no cell is finished yet; run the study")
+        return self._store
+
+    @property
     def _store(self) -> Store:
         return Store(self.folder)
 
@@ -71,8 +77,8 @@ def open_results(folder: str | Path) -> Results:
     return found
 
 
-def _duckdb_error() -> type[Exception]:
+def _mistakes() -> tuple[type[Exception], ...]:
+    """What is wrong with a query, not with the folder."""
     import duckdb
 
-    error: type[Exception] = duckdb.Error
-    return error
+    return duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.DataError

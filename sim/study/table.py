@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.errors import StudyError
+
 Columns = dict[str, npt.NDArray[Any]]
 
 #: Columns whose type must not depend on the values that there happen to be.
@@ -59,7 +61,9 @@ class Rows:
 
 
 def written(columns: Mapping[str, Any], form: str = "parquet") -> bytes:
-    """The table as a file: parquet, csv, or json (a list of objects)."""
+    """The table as a file: parquet, csv, or json (a list of objects). Raises StudyError where there is no room."""
+    import duckdb  # a tenth of a second, which only those need who write results
+
     connection = _connection()
     connection.register("rows", dict(columns))
     try:
@@ -67,6 +71,11 @@ def written(columns: Mapping[str, Any], form: str = "parquet") -> bytes:
             path = Path(folder) / "rows"
             connection.execute(f"COPY rows TO '{path}' ({_FORMS[form]})")
             return path.read_bytes()
+    except (OSError, duckdb.IOException) as error:
+        raise StudyError(
+            f"no table can be written to the temporary folder ({error}); make room there, or set TMPDIR to another"
+            " folder and run again"
+        ) from error
     finally:
         connection.unregister("rows")
 
@@ -74,6 +83,6 @@ def written(columns: Mapping[str, Any], form: str = "parquet") -> bytes:
 @cache
 def _connection() -> Any:
     """A database in memory, one for each process."""
-    import duckdb  # a tenth of a second, which only those need who write results
+    import duckdb
 
     return duckdb.connect(config={"threads": 1})

@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ KINDS = ("calls", "sessions", "cells")
 #: Least times of so many servers are kept, as a chunk has the cells of one draw together.
 _KEPT = 8
 _LEAST_S: dict[tuple[Any, ...], Mapping[str, float]] = {}
+
+_ONE = Lock()
 
 #: Of a latency and what it cannot be below, both sums of the same floats.
 _ROUNDING = 1e-9
@@ -87,7 +90,15 @@ class Part:
 
 
 def run_chunk(chunk: Chunk) -> Part:
-    """Simulate its cells. Raises RunError where this worker is not of the study's kind."""
+    """Simulate its cells. Raises RunError where this worker is not of the study's kind, StudyError if its disk is full.
+
+    One at a time, where a Dask worker has several threads: all that is kept between cells is the process's.
+    """
+    with _ONE:
+        return _run(chunk)
+
+
+def _run(chunk: Chunk) -> Part:
     _check_sources(chunk)
     tables = {kind: Rows() for kind in KINDS if kind != "calls" or chunk.save_detailed}
     failed = {}

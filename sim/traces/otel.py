@@ -14,6 +14,7 @@ Dependencies. `visible`: an earlier answer stands as a message in a call's promp
 or more, and so is the text that an agent passes on as a tool call's argument); the prompt has the result of a tool
 call whose span has that id, or of a tool whose span says it gave that; a tool's span has the id of a tool call in an
 answer. Of several that fit it is the last that had ended; what goes without saying through another one is left out.
+Where every span tells its dependencies (``workspan.dependencies``, as `sim.export.otel` writes it) these are taken.
 `recorded`: which rule the framework follows is not known, so a node also waits for the last nodes that had ended when
 it began. Where something is proven of a node, such an edge is marked as not used, unless it comes from a tool whose
 result was not recorded. So the view "flow" is the graph of what is proven, as far as anything is.
@@ -42,7 +43,7 @@ from sim.otel import dialects, export
 from sim.otel.dialects import Kind
 from sim.otel.export import Span
 from sim.otel.lengths import Lengths
-from sim.otel.links import Node, link
+from sim.otel.links import Node, are_told, link
 from sim.tokens import Tokenizer
 from sim.traces import Document, LoadOptions, Skipped, identifier, segment_id
 from sim.workflow import CLIENT, Edge, Workflow
@@ -240,6 +241,8 @@ class _Writer:
 
     def _gaps(self) -> Iterator[tuple[int, int, bool, int]]:
         """From the end of the last node that another waits for to that one's begin."""
+        if are_told(self._nodes):
+            return  # what else held a node up was the policy
         for number, node in enumerate(self._nodes):
             free = max((self._nodes[other].ended for other in node.waits), default=node.began)
             if node.began - free > _GAP_S * 1e9:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.data import embedded_path
 from sim.errors import StudyError, WorkspanError
 from sim.study import Study, open_results
 from sim.study.again import Again
@@ -16,16 +17,26 @@ from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.store import Store
 from sim.study.version import engine_sources
+from sim.traces import LoadOptions, jsonl, read
 
 #: Five workflows, quick to simulate.
 STUDY = {
-    "traces": {"only": ["peer-review/*"]},
+    "traces": {"sources": ["set by the fixture"], "only": ["peer-review/*"]},
     "policies": ["sequential", "async"],
     "server": {"profile": "rtx4090-llama-3.1-8b", "max_num_seqs": 8},
     "load": {"session_rate": 0.2},
     "grid": {"product": {"load.session_rate": [0.1, 0.3]}},
     "seeds": 2,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_workflows(tmp_path_factory):
+    """A file of its own, as reading all that is embedded takes longer than most of these studies."""
+    path = tmp_path_factory.mktemp("traces") / "few.jsonl"
+    few = read([embedded_path()], LoadOptions(only=("peer-review/*", "ag2/*_42/0*")))[0]
+    path.write_text("".join(jsonl.dump(few, {})))
+    STUDY["traces"]["sources"] = [str(path)]
 
 
 def planned(study):
@@ -85,8 +96,8 @@ def test_what_a_cell_depends_on_names_it(tmp_path):
     assert len(known) == 10
     assert keys(name="another", grid=STUDY["grid"]) == known
     for changed in (
-        {"traces": {"only": ["peer-review/*"], "view": "recorded"}},
-        {"traces": {"only": ["peer-review/*"], "resample": 5}},
+        {"traces": {**STUDY["traces"], "view": "recorded"}},
+        {"traces": {**STUDY["traces"], "resample": 5}},
         {"server": {"profile": "rtx4090-llama-3.1-8b", "max_num_seqs": 9}},
         {"server": {"profile": "h100-llama-3.1-8b", "max_num_seqs": 8}},
         {"tool_time": "constant:1"},
@@ -183,7 +194,7 @@ def test_a_worker_that_dies_once_is_replaced(tmp_path, own_rule):
 
 
 def test_seeds_are_added_until_the_intervals_are_narrow(tmp_path):
-    study = {**STUDY, "traces": {"only": ["peer-review/*"], "resample": 6}, "stop": {"ci_width": 0.2, "max_runs": 6}}
+    study = {**STUDY, "traces": {**STUDY["traces"], "resample": 6}, "stop": {"ci_width": 0.2, "max_runs": 6}}
     run(tmp_path / "one", study)
     found = open_results(tmp_path / "one").comparisons
     policies = found["kind"] == "policy"
@@ -199,7 +210,7 @@ def test_seeds_are_added_until_the_intervals_are_narrow(tmp_path):
 
 
 def test_the_baseline_differs_from_itself_by_noise_only(tmp_path):
-    run(tmp_path, {**STUDY, "traces": {"only": ["ag2/*_42/0*"], "resample": 40}, "seeds": 4})
+    run(tmp_path, {**STUDY, "traces": {**STUDY["traces"], "only": ["ag2/*"], "resample": 40}, "seeds": 4})
     found = open_results(tmp_path).comparisons
     aa = {name: values[found["kind"] == "A/A"] for name, values in found.items()}
     assert list(aa["policy"]) == ["sequential"]
