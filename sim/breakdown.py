@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from sim.record import Record, SessionRecord
@@ -24,32 +24,44 @@ class Breakdown(NamedTuple):
     tool_s: float = 0.0
 
 
-def breakdown(workflow: Workflow, calls: Iterable[Record], session: SessionRecord) -> Breakdown:
-    """Of a session that has finished.
+class Wait(NamedTuple):
+    """A node that a session waited for, from when it was ready to begin until the next one was; seconds of the run."""
 
-    From its last node on back, each time to the parent that ended last, to its arrival. When tools ended nobody
-    recorded: they begin when their parents end, and a tool that a policy started on a guess has ended when the call
-    after it was sent.
-    """
+    node: str
+    ready_s: float
+    until_s: float
+
+
+def breakdown(workflow: Workflow, calls: Iterable[Record], session: SessionRecord) -> Breakdown:
+    """Of a session that has finished."""
     records = {record.call_id: record for record in calls}
-    ends = _ends(workflow, records, session.arrived_s)
-    position = workflow.position
     parts = dict.fromkeys(Breakdown._fields, 0.0)
+    for wait in waits(workflow, records, session):
+        if record := records.get(wait.node):
+            _add(parts, record, wait.ready_s, wait.until_s)
+        else:
+            parts["tool_s"] += wait.until_s - wait.ready_s
+    return Breakdown(**parts)
+
+
+def waits(workflow: Workflow, records: Mapping[str, Record], session: SessionRecord) -> Iterator[Wait]:
+    """The chain that a finished session waited for, its critical path as it ran: from its end back to its arrival.
+
+    From its last node on, each time to the parent that ended last. When tools ended nobody recorded: they begin when
+    their parents end, and a tool that a policy started on a guess has ended when the call after it was sent.
+    """
+    ends = node_ends(workflow, records, session.arrived_s)
+    position = workflow.position
     node: str | None = max(ends, key=lambda one: (ends[one], -position[one]))
     until_s = session.finished_s or 0.0
     while node is not None:
         parents = workflow.parents[node]
         before = max(parents, key=lambda one: (ends[one], -position[one]), default=None)
         ready_s = ends[before] if before else session.arrived_s
-        if record := records.get(node):
-            _add(parts, record, min(ready_s, record.sent_s), until_s)
-            until_s = min(ready_s, record.sent_s)
-        else:
-            ready_s = min(ready_s, until_s)
-            parts["tool_s"] += until_s - ready_s
-            until_s = ready_s
-        node = before
-    return Breakdown(**parts)
+        record = records.get(node)
+        ready_s = min(ready_s, record.sent_s if record else until_s)
+        yield Wait(node, ready_s, until_s)
+        node, until_s = before, ready_s
 
 
 def _add(parts: dict[str, float], record: Record, ready_s: float, until_s: float) -> None:
@@ -63,7 +75,7 @@ def _add(parts: dict[str, float], record: Record, ready_s: float, until_s: float
         parts[name] += min(ended_s, until_s) - min(began_s, until_s)
 
 
-def _ends(workflow: Workflow, records: Mapping[str, Record], arrived_s: float) -> dict[str, float]:
+def node_ends(workflow: Workflow, records: Mapping[str, Record], arrived_s: float) -> dict[str, float]:
     """When each node ended."""
     ends: dict[str, float] = {}
     for node in workflow.order:

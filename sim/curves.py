@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ Floats = NDArray[np.floating[Any]]
 class Curve:
     """A policy's numbers along an axis, arrays of equal length, nan where there is none.
 
-    ``low`` and ``high``: its 95 % interval; ``hollow``: which points are only noise; ``marks``: a text over each point.
+    ``low`` and ``high``: its 95 % interval; ``hollow``: which points are extrapolated; ``small``: which are only noise.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Curve:
     low: Floats
     high: Floats
     hollow: NDArray[np.bool_]
-    marks: Sequence[str]
+    small: NDArray[np.bool_]
     colour: str
     marker: str
     dashed: bool = False
@@ -51,14 +52,12 @@ def curves(ax: Axes, lines: Sequence[Curve], joined: bool = True) -> Axes:
             ax.plot(x, line.y, color=line.colour, linewidth=1.6, linestyle="--" if line.dashed else "-")
         else:
             ax.vlines(x, line.low, line.high, color=line.colour, linewidth=1.4)
-        for some, face in ((line.hollow, "white"), (~line.hollow, line.colour)):
-            style: dict[str, Any] = {"marker": line.marker, "markersize": 6, "linestyle": "none", "zorder": 3}
-            ax.plot(x[some], line.y[some], color=line.colour, markerfacecolor=face, **style)
+        for hollow, small in product((True, False), repeat=2):
+            some = (line.hollow == hollow) & (line.small == small)
+            style: dict[str, Any] = {"marker": line.marker, "linestyle": "none", "zorder": 3}
+            style |= {"markersize": 3.5 if small else 7, "markerfacecolor": "white" if hollow else line.colour}
+            ax.plot(x[some], line.y[some], color=line.colour, **style)
         ax.plot([], [], color=line.colour, marker=line.marker, label=line.name, linestyle="--" if line.dashed else "-")
-        for place, value, mark in zip(x, line.y, line.marks, strict=True):
-            if mark and not np.isnan(value):
-                offset: dict[str, Any] = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
-                ax.annotate(mark, (place, value), color=line.colour, fontsize=_SMALL, **offset)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -95,8 +94,8 @@ def noise_floor(ax: Axes, x: float, y: float, low: float, high: float) -> Axes:
     beside = ax.transData + ScaledTranslation(-0.13, 0, ax.figure.dpi_scale_trans)
     style: dict[str, Any] = {"color": _DARK, "capsize": 3, "linewidth": 1.2, "zorder": 4, "transform": beside}
     ax.errorbar([x], [y], [[y - low], [high - y]], label="A/A: noise floor", **style)
-    where: dict[str, Any] = {"xytext": (0, -3), "textcoords": "offset points", "ha": "center", "va": "top"}
-    ax.annotate("A/A", (x, low), xycoords=beside, color=_DARK, fontsize=_SMALL, **where)
+    where: dict[str, Any] = {"xytext": (-5, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+    ax.annotate("A/A", (x, y), xycoords=beside, color=_DARK, fontsize=_SMALL, **where)
     return ax
 
 

@@ -143,7 +143,11 @@ def run(
     for line in done.failed:
         click.echo(f"failed: {line}", err=True)
     if done.complete:
-        print_report(open_results(store.folder))
+        from sim.study.page import write_page  # jinja2 and matplotlib, a second that only a page needs
+
+        results = open_results(store.folder)
+        print_report(results)
+        write_page(results, store.folder / "report.html")
     if done.failed:
         sys.exit(1)
 
@@ -170,7 +174,11 @@ def status(folder: Path) -> None:
 @folder_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option(
-    "-o", "figures", type=click.Path(path_type=Path), metavar="FILE", help="Write a figure (.svg, .png, .pdf)."
+    "-o",
+    "figures",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page (.html), or a figure (.svg).",
 )
 @click.option(
     "--figure",
@@ -189,7 +197,12 @@ def report(folder: Path, as_json: bool, figures: Path | None, kind: str) -> None
     workspan study report results --figure speedup -o speedup.svg
     """
     results = open_results(folder)
-    if figures:
+    if figures and figures.suffix == ".html":
+        from sim.study.page import write_page  # jinja2 and matplotlib, a second that only a page needs
+
+        write_page(results, figures)
+        click.echo(f"wrote {figures}", err=True)
+    elif figures:
         _save(results, kind, figures)
         click.echo(f"wrote {figures}", err=True)
     if as_json:

@@ -33,7 +33,7 @@ def answer(rows: Sequence[Row], told: Mapping[str, Any]) -> str:
         parts.append(f"where more is offered than is sustained, {most['policy']} is up to {_times(most)} faster")
     if oracle:
         known = f"{oracle['policy']}, which knows the future and nobody can run,"
-        parts.append(f"{known} is {_times(oracle)} faster{_at(oracle, rows)}{_beyond(oracle)}")
+        parts.append(f"{known} is {_times(oracle)} faster{at_place(oracle, rows)}{_beyond(oracle)}")
     if len(slower := sorted({row["policy"] for row in rows if row["verdict"] == "slower"})):
         count = sum(row["verdict"] == "slower" for row in rows)
         parts.append(f"slower by more than noise in {count} of {len(rows)} comparisons: {', '.join(slower)}")
@@ -46,7 +46,7 @@ def _best(rows: Sequence[Row]) -> Row | None:
 
 
 def _gain(row: Row, rows: Sequence[Row], told: Mapping[str, Any]) -> str:
-    return f"{row['policy']} is {_times(row)} faster than {told['baseline']}{_at(row, rows)}{_beyond(row)}"
+    return f"{row['policy']} is {_times(row)} faster than {told['baseline']}{at_place(row, rows)}{_beyond(row)}"
 
 
 def _beyond(row: Row) -> str:
@@ -81,8 +81,8 @@ def _times(row: Row) -> str:
     return f"{row['speedup']:.2f}x{interval}"
 
 
-def _at(row: Row, rows: Sequence[Row]) -> str:
-    """Where that is, as far as there are several places."""
+def at_place(row: Row, rows: Sequence[Row]) -> str:
+    """Where a row is, among these, as far as there are several places."""
     found = layout(rows)
     load = setting(found.axis, row[found.axis]) if found.axis else ""
     server = said(row, dict.fromkeys(("profile", *(name for name in found.panels if name in SERVER))))

@@ -41,9 +41,13 @@ ORDER BY point, policy, share
 
 def speedup(results: Results) -> Figure:
     """Speed-up of each policy along the axis, its interval, and what is only noise."""
+    return draw_speedup(Sheet.of(results))
+
+
+def draw_speedup(sheet: Sheet) -> Figure:
+    """The same of a sheet of one's own."""
     from sim.curves import curves, noise_floor, shaded
 
-    sheet = Sheet.of(results)
     figure, axes = sheet.subplots(sheet.panel_titles(), True, _PANEL)
     noise = [row for row in noise_rows(sheet.every) if row["ci95_low"] is not None]
     drawn = {key: [sheet.curve(name, rows, "speedup") for name in sheet.policies] for key, rows in sheet.panels.items()}
@@ -94,11 +98,15 @@ def latency(results: Results) -> Figure:
 
 def frameworks(results: Results) -> Figure:
     """Speed-up by framework and policy, where the load is highest without being too high."""
+    return draw_frameworks(Sheet.of(results), results.manifest)
+
+
+def draw_frameworks(sheet: Sheet, manifest: Mapping[str, Any]) -> Figure:
+    """The same of a sheet of one's own."""
     from sim.plots import speedup_by_framework
 
-    sheet = Sheet.of(results)
     chosen = _chosen(sheet)
-    told = {key: _by_framework(sheet, row["point"], results.manifest) for key, row in chosen.items()}
+    told = {key: _by_framework(sheet, row["point"], manifest) for key, row in chosen.items()}
     most = max(len(frameworks) for policies in told.values() for frameworks in policies.values())
     figure, axes = sheet.subplots(
         _chosen_titles(sheet, chosen), False, (3.9, 0.6 + 0.16 * most * (2 + len(sheet.policies))), room=1.5
@@ -239,16 +247,17 @@ def _is_named(sheet: Sheet, axes: Mapping[Any, Axes]) -> bool:
 def _explain(sheet: Sheet, drawn: Mapping[Any, Sequence[Curve]], noise: Sequence[Row]) -> None:
     """The foot of the figure of speed-ups."""
     sheet.notes.append("95 % intervals over workflows and arrivals")
-    if any(line.hollow.any() for lines in drawn.values() for line in lines):
-        asked = sum(row["p"] is not None for row in sheet.rows)
-        sheet.notes.append(f"hollow: no more than noise, or than the profile's error (Holm over {asked} questions)")
+    if any(line.small.any() for lines in drawn.values() for line in lines):
+        sheet.notes.append(
+            f"small: no more than noise, or than the profile's error (Holm over {sheet.asked:,} questions)"
+        )
     if noise:
         sheet.notes.append(f"A/A: {sheet.baseline} against itself under other arrivals, the noise floor")
 
 
 def _note_saturated(sheet: Sheet) -> None:
     if any(saturated(rows) for rows in sheet.panels.values()):
-        sheet.notes.append("saturated: the backlog grows as long as sessions arrive")
+        sheet.notes.append("grey: saturated, the backlog grows as long as sessions arrive")
 
 
 def _name_ends(figure: Figure, ax: Axes, lines: Sequence[Curve]) -> None:

@@ -28,13 +28,12 @@ from sim.study.table import Columns, written
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from sim.study.results import Results
 
 #: So many rows can be read; of more only the most telling are shown.
 _MOST_ROWS = 40
-_COLUMNS = ("load", "policy", "speed-up [95 %]", "p", "", "ceiling", "no gain")
+COLUMNS = ("load", "policy", "speed-up [95 %]", "p", "", "ceiling", "no gain")
 
 
 def print_report(results: Results, out: Console | None = None) -> None:
@@ -44,13 +43,16 @@ def print_report(results: Results, out: Console | None = None) -> None:
     rows = sorted(policy_rows(every), key=lambda row: (row["point"], order(row["policy"])))
     out.print(f"\n{question(told)}")
     out.print(answer(rows, told))
-    shown = _most_telling(rows)
-    for title, table in _tables(rows, shown, told["baseline"]):
+    shown = most_telling(rows)
+    for title, lines in tables(rows, shown, told["baseline"]):
+        table = new_table(*COLUMNS, left=2)
+        for line in lines:
+            table.add_row(*line)
         out.print(f"\n{title}")
         out.print(table)
     out.print()
-    for line in (*_marks(rows, shown), *_noise_floor(every), *_left_out(results, rows)):
-        out.print(line)
+    for remark in (*marks(rows, shown), *noise_floor(every), *left_out(results, rows)):
+        out.print(remark)
 
 
 def report_json(results: Results) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def print_rows(columns: Columns, form: str = "table") -> None:
     console().print(table)
 
 
-def _most_telling(rows: Sequence[Row]) -> list[Row]:
+def most_telling(rows: Sequence[Row]) -> list[Row]:
     """Those to show, in their order: first what is more than noise, of that what the server sustains, by its size."""
 
     def dullness(row: Row) -> tuple[bool, bool, float]:
@@ -94,22 +96,26 @@ def _most_telling(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if id(row) in kept]
 
 
-def _tables(rows: Sequence[Row], shown: Sequence[Row], baseline: str) -> Iterator[tuple[str, Table]]:
-    """A title and a table for each server; what is asked at a point besides its load stands with the load."""
+def tables(rows: Sequence[Row], shown: Sequence[Row], baseline: str) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """A title and the lines of a table, with COLUMNS, for each server.
+
+    What is asked at a point besides its load stands with the load.
+    """
     others = telling(rows, ("tool_time", "information_error"))
     servers: dict[tuple[Any, ...], list[Row]] = {}
     for row in shown:
         servers.setdefault(tuple(row[name] for name in SERVER), []).append(row)
     for some in servers.values():
-        table, last = new_table(*_COLUMNS, left=2), None
+        lines, last = [], None
         for row in some:
             place = ", ".join((row["load"], *(setting(name, row[name]) for name in others)))
-            table.add_row("" if place == last else place, *_cells(row))
+            lines.append(("" if place == last else place, *_cells(row)))
             last = place
-        yield f"speed-up over {baseline} on {_server(some[0])}", table
+        yield f"speed-up over {baseline} on {server_words(some[0])}", lines
 
 
-def _server(row: Row) -> str:
+def server_words(row: Row) -> str:
+    """The server of a row's point."""
     names = ["profile", *(("fleet",) if row["fleet"] else ()), *(("replicas",) if row["replicas"] > 1 else ())]
     names += [*(("router",) if row["router"] else ()), "max_num_seqs", "max_num_batched_tokens", "num_gpu_blocks"]
     return said(row, names) + ("" if row["enable_prefix_caching"] else ", prefix caching off")
@@ -128,7 +134,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _marks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
+def marks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
     """What stands in the tables."""
     lines = []
     if hidden := len(rows) - len(shown):
@@ -148,7 +154,7 @@ def _marks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _noise_floor(rows: Sequence[Row]) -> list[str]:
+def noise_floor(rows: Sequence[Row]) -> list[str]:
     """What the baseline seems to gain over itself."""
     lines = []
     for row in noise_rows(rows):
@@ -162,7 +168,7 @@ def _noise_floor(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _left_out(results: Results, rows: Sequence[Row]) -> list[str]:
+def left_out(results: Results, rows: Sequence[Row]) -> list[str]:
     """What no number above is about, and how far the study is."""
     told, lines = results.manifest, []
     window, ends = _window(told), _ends(results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,11 @@ Panels = dict[tuple[Any, ...], list[Row]]
 
 @dataclass
 class Sheet:
-    """The rows to draw and how their points lie. ``notes``: what the foot must say; ``every``: all rows there are."""
+    """The rows to draw and how their points lie. ``notes``: what the foot must say; ``every``: all rows there are.
+
+    ``asked``: over how many questions p is corrected; ``width``: inches of a figure of one panel; ``bare``: without
+    title and foot, which stand elsewhere.
+    """
 
     every: Sequence[Row]
     rows: Sequence[Row]
@@ -49,12 +53,17 @@ class Sheet:
     baseline: str
     policies: Sequence[str]
     title: str
+    asked: int
+    width: float = 7.2
+    bare: bool = False
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, results: Results) -> Sheet:
-        """Raises StudyError where there is nothing to draw, or too much."""
+    def of(cls, results: Results, points: Collection[int] | None = None) -> Sheet:
+        """Of all points, or of these. Raises StudyError where there is nothing to draw, or too much."""
         every, told = rows_of(results.comparisons), results.manifest
+        asked = sum(row["p"] is not None for row in policy_rows(every))
+        every = [row for row in every if points is None or row["point"] in points]
         rows = policy_rows(every)
         if not rows:
             raise StudyError(
@@ -62,7 +71,7 @@ class Sheet:
             )
         there = {row["policy"] for row in rows}
         policies = [name for name in told["policies"] if name in there]
-        sheet = cls(every, rows, layout(rows), told["baseline"], policies, _title(told, rows))
+        sheet = cls(every, rows, layout(rows), told["baseline"], policies, _title(told, rows), asked)
         if len(sheet.panels) > _MOST_PANELS or (not sheet.layout.axis and len(sheet.places) > _MOST_PANELS):
             names = ", ".join(sheet.layout.panels)
             raise StudyError(
@@ -102,8 +111,8 @@ class Sheet:
             y=floats(rows, column),
             low=floats(rows, low),
             high=floats(rows, high),
-            hollow=np.array([is_ratio and is_only_noise(row) for row in rows], bool),
-            marks=["*" if is_ratio and self.mixed and row["extrapolated"] else "" for row in rows],
+            hollow=np.array([row["extrapolated"] for row in rows], bool),
+            small=np.array([is_ratio and is_only_noise(row) for row in rows], bool),
             colour=colour,
             marker=marker,
             dashed=name == self.baseline,
@@ -119,17 +128,12 @@ class Sheet:
         index = self.policies.index(name)
         return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
-    @cached_property
-    def mixed(self) -> bool:
-        """Whether some rows are extrapolated and some are not; then those that are have a star."""
-        return len({row["extrapolated"] for row in self.rows}) > 1
-
     def note_marks(self) -> None:
         """Say in the foot what is extrapolated."""
-        if any(row["extrapolated"] for row in self.rows):
-            self.notes.append(
-                f"{'*' if self.mixed else 'all points are'} extrapolated beyond what the profile measured"
-            )
+        marks = {row["extrapolated"] for row in self.rows}
+        if True in marks:
+            which = "hollow" if len(marks) > 1 else "hollow, as all points are"
+            self.notes.append(f"{which}: extrapolated beyond what the profile measured")
 
     def steady_point(self, panel: Sequence[Row]) -> Row:
         """A row of the panel's last point on the axis that is not saturated; of its first where all are."""
@@ -145,7 +149,9 @@ class Sheet:
 
         columns = min(_COLUMNS, len(titles))
         lines = -(-len(titles) // columns)
-        width, height = (7.2, 1.6 * size[1]) if columns == 1 else (0.6 + size[0] * columns, 1.3 + size[1] * lines)
+        width, height = 0.6 + size[0] * columns, 1.3 + size[1] * lines
+        if columns == 1:
+            width, height = self.width, 1.6 * size[1]
         figure = Figure(figsize=(width, height), layout="constrained")
         every = figure.subplots(lines, columns, squeeze=False, sharex=share, sharey=share)
         for ax in every.ravel()[len(titles) :]:
@@ -163,18 +169,20 @@ class Sheet:
 
     def finish(self, figure: Figure, axes: Sequence[Axes], x: str, y: str, legend: bool) -> Figure:
         """Title, names of the axes, and the foot."""
-        figure.suptitle(wrapped(self.title, figure.get_figwidth()), fontsize=10)
+        if not self.bare:
+            figure.suptitle(wrapped(self.title, figure.get_figwidth()), fontsize=10)
         if len(axes) == 1:
-            axes[0].set(xlabel=x, ylabel=y.replace(" (", "\n("))
+            axes[0].set(xlabel=x.replace(" (", "\n(") if self.bare else x, ylabel=y.replace(" (", "\n("))
         else:
             figure.supylabel(y, fontsize=9)
             for ax in axes:
                 ax.set_xlabel(x if ax.xaxis.get_tick_params()["labelbottom"] else "", fontsize=8.5)
-        foot = wrapped("; ".join(self.notes), figure.get_figwidth())
+        foot = "" if self.bare else wrapped("; ".join(self.notes), figure.get_figwidth())
         if legend:
             pairs = (zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes)
             handles = {text: handle for some in pairs for handle, text in some}
-            place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "frameon": False, "fontsize": 8}
+            columns = 2 if self.bare else 4
+            place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 8}
             figure.legend(handles.values(), handles.keys(), title=foot, title_fontsize=8, **place)
         elif foot:
             figure.supxlabel(foot, fontsize=8)

@@ -31,7 +31,7 @@ from sim.simulate import simulate
 from sim.study.spec import Window
 from sim.study.table import Rows
 from sim.study.version import engine_digest
-from sim.tool_time import parse_tool_times, with_tool_time
+from sim.tool_time import ToolTime, parse_tool_times, with_tool_time
 from sim.traces import read
 from sim.workflow import Workflow
 
@@ -201,12 +201,18 @@ def _workflows(path: str) -> list[Workflow]:
         raise RunError(f"{error}; a study's folder must be one that every worker sees") from error
 
 
+def as_they_run(
+    workflows: Sequence[Workflow], tools: Sequence[ToolTime], number: int | None, seed: int
+) -> list[Workflow]:
+    """The workflows of a cell with this seed: with their tool times, and drawn if ``number`` says how many."""
+    timed = [with_tool_time(workflow, tools, seed) for workflow in workflows]
+    return timed if number is None else resample(timed, number, seed)
+
+
 @lru_cache(maxsize=2)
 def _drawn(path: str, tools: tuple[str, ...], number: int | None, seed: int) -> list[Workflow]:
-    """The workflows as they run with this seed."""
-    rules = parse_tool_times(tools)
-    workflows = [with_tool_time(workflow, rules, seed) for workflow in _workflows(path)]
-    return workflows if number is None else resample(workflows, number, seed)
+    """Those of the file."""
+    return as_they_run(_workflows(path), parse_tool_times(tools), number, seed)
 
 
 def _least_s(chunk: Chunk, task: Task) -> Mapping[str, float] | None:

@@ -4,100 +4,23 @@ import io
 import json
 import re
 from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_results import made, row
 from rich.console import Console
 
 from sim.curves import _apart
 from sim.errors import StudyError
-from sim.study import Results, Study, open_results
+from sim.study import Study, open_results
 from sim.study.drive import Run
 from sim.study.figures import FIGURES
 from sim.study.panels import layout, saturated
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.report import print_report, print_rows, report_json
-from sim.study.store import Status, Store
-from sim.study.table import column
-
-SETTINGS = {
-    "profile": "fast-gpu",
-    "replicas": 1,
-    "router": None,
-    "fleet": None,
-    "max_num_seqs": 16,
-    "max_num_batched_tokens": 2048,
-    "num_gpu_blocks": 1000,
-    "enable_prefix_caching": True,
-    "burstiness": 1.0,
-    "concurrent_sessions": None,
-    "arrivals": None,
-    "tool_time": "recorded",
-    "information_error": None,
-    "held_out_error_pct": 1.0,
-}
-
-
-def row(point, rate, policy="plas", speedup=1.0, verdict="within noise", **more):
-    return {
-        "point": point,
-        **SETTINGS,
-        "load": f"{rate} sessions/s (Poisson)",
-        "session_rate": rate,
-        "kind": "policy",
-        "policy": policy,
-        "baseline": "async",
-        "saturated": False,
-        "extrapolated": False,
-        "framework": "all",
-        "speedup": speedup,
-        "ci95_low": speedup - 0.1,
-        "ci95_high": speedup + 0.1,
-        "p": 0.01,
-        "p_holm": 0.02,
-        "verdict": verdict,
-        "ceiling": 2.0,
-        "share_without_gain": 0.5,
-        "baseline_session_latency_s": 10.0,
-        "session_latency_s": 10.0 / speedup,
-        "workflows": 20,
-        "seeds": 3,
-        "sessions": 60,
-        **more,
-    }
-
-
-class Made(Results):
-    """Results that no folder holds."""
-
-    status = Status(planned=12, done=10, files=2)
-
-
-def made(*rows, policies=("async", "plas")):
-    found = Made(Path("made"))
-    ends = {f"{name}_sessions": np.array([number]) for name, number in zip(ENDS, (57, 0, 0, 3), strict=True)}
-    found.__dict__["cells"] = ends
-    found.__dict__["comparisons"] = {name: column(name, [one[name] for one in rows]) for name in (rows or ({},))[0]}
-    found.__dict__["manifest"] = {
-        "study": {"window": {"warm_up": 0.2}},
-        "traces": {
-            "workflows": 20,
-            "documents_skipped": 2,
-            "frameworks": {"AG2": 20},
-            "tools_of_unknown_duration": 0,
-        },
-        "policies": {name: name for name in policies},
-        "baseline": "async",
-        "stop": None,
-    }
-    return found
-
-
-ENDS = ("completed", "failed", "aborted", "unfinished")
+from sim.study.store import Store
 
 
 def text_of(results):
@@ -203,13 +126,16 @@ def test_a_point_is_saturated_if_it_is_so_under_every_policy():
     assert saturated(rows) == {1}
 
 
-def test_noise_is_hollow_saturation_grey_and_the_ceiling_dashed():
-    rows = [row(0, 0.2), row(1, 0.4), row(2, 0.6, speedup=1.3, verdict="faster", saturated=True, ceiling=1.35)]
+def test_noise_is_small_what_is_extrapolated_hollow_saturation_grey_and_the_ceiling_dashed():
+    last = row(2, 0.6, speedup=1.3, verdict="faster", saturated=True, extrapolated=True, ceiling=1.35)
+    rows = [row(0, 0.2), row(1, 0.4), last]
     figure = made(*rows, row(1, 0.4, "async", kind="A/A")).figure("speedup")
     ax = figure.axes[0]
     points = [line for line in ax.lines if line.get_marker() == "o" and len(line.get_xdata())]
     hollow = {float(x): line.get_markerfacecolor() == "white" for line in points for x in line.get_xdata()}
-    assert hollow == {0.2: True, 0.4: True, 0.6: False}
+    small = {float(x): line.get_markersize() < 5 for line in points for x in line.get_xdata()}
+    assert hollow == {0.2: False, 0.4: False, 0.6: True}
+    assert small == {0.2: True, 0.4: True, 0.6: False}
     said = {text.get_text() for text in ax.texts}
     assert {"saturated", "A/A", "plas"} <= said
     grey = next(patch for patch in ax.patches if patch.get_facecolor()[:3] == (0.93, 0.93, 0.93))
