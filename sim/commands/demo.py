@@ -9,7 +9,7 @@ import click
 
 from sim.bounds import least_times_s
 from sim.commands.cells import cell_progress, cores
-from sim.commands.common import tell
+from sim.commands.common import read_traces
 from sim.latency import Profile
 from sim.report import console, new_table
 from sim.study.drive import Run
@@ -19,16 +19,18 @@ from sim.study.report import print_report
 from sim.study.results import open_results
 from sim.study.spec import Grid, Server, Study, Traces
 from sim.study.store import Store
+from sim.traces import LoadOptions
 from sim.trust import held_out_pct
 from sim.workflow import Workflow
 
-#: Some of the workflows at a time, so that it takes less than a minute. 16 slots, so that calls queue at all.
+#: AG2's are most of the workflows, and short enough that a run under a minute reaches a steady state. With 16 slots
+#: calls queue before the server is saturated.
 STUDY = Study(
     name="demo",
-    traces=Traces(resample=150),
+    traces=Traces(only=["ag2/*"], resample=500),
     policies=["async", "program_fcfs", "plas", "srpt_mean"],
     server=Server(max_num_seqs=16),
-    grid=Grid(product={"load.session_rate": [0.05, 0.1, 0.2, 0.4]}),
+    grid=Grid(product={"load.session_rate": [0.5, 1, 1.5, 2]}),
     seeds=5,
 )
 
@@ -51,13 +53,16 @@ def command(output: Path) -> None:
     workspan demo -o demo
     """
     files = Files()
-    corpus, report, options = read_corpus(STUDY, files)
-    tell(report, corpus.workflows, options, brief=True)
-    plan = Plan.of(STUDY, corpus, files)
+    workflows = read_traces((), LoadOptions(), brief=True)
+    plan = Plan.of(STUDY, read_corpus(STUDY, files)[0], files)
     profile = plan.points[0].fleet.pools[0].profile
-    click.echo(_engine(profile, corpus.workflows))
-    _print_bounds(profile, corpus.workflows)
-    click.echo(f"\nsimulating {len(plan.cells())} cells of {plan.sessions} workflows ..", err=True)
+    click.echo(_engine(profile, workflows))
+    _print_bounds(profile, workflows)
+    click.echo(
+        f"\nsimulating {len(plan.cells())} cells: {plan.sessions} AG2 workflows under {len(plan.policies)} policies at"
+        f" {len(plan.points)} loads with {STUDY.seeds} seeds ..",
+        err=True,
+    )
     with cell_progress() as progress:
         Run(plan, Store(output), files, cores(), progress=progress).run()
     print_report(open_results(output))
