@@ -109,6 +109,14 @@ def ceiling(ax: Axes, x: Floats, y: Floats, joined: bool = True) -> Axes:
     return ax
 
 
+def ideal(ax: Axes, x: Floats, y: Floats, text: str) -> Axes:
+    """A dotted line that nothing can be above, its name along its middle, as far as that is within the scale."""
+    limits = ax.get_ylim()
+    ax.plot(x, y, color="0.35", linewidth=1.1, linestyle=":", label=text, zorder=1)
+    ax.set_ylim(limits)
+    return ax
+
+
 def cumulative(ax: Axes, lines: Sequence[Curve]) -> Axes:
     """Share of sessions (y) that take no longer than x."""
     for line in lines:

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from sim.breakdown import Breakdown
 from sim.gantt import STYLES, breakdown_bars, gantt, gantt_parts, gantt_rows, part_legend, seconds_text
 from sim.results import svg
-from sim.study.figures import draw_frameworks, draw_speedup
+from sim.study.figures.along import draw_speedup
+from sim.study.figures.closely import draw_frameworks
 from sim.study.focus import Example, Where
 from sim.study.panels import Row, layout, said, setting
 from sim.study.report import most_telling
