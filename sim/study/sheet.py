@@ -37,9 +37,10 @@ _COLUMNS = 3
 #: Of the small print.
 _LETTERS_PER_INCH = 17
 
+
 @dataclass(frozen=True)
 class Asked:
-    """What of a study to draw: these policies beside the baseline, none for all; this point, None for the figure's own."""
+    """What of a study to draw: these policies beside the baseline, or all; this point, or the figure's choice."""
 
     policies: tuple[str, ...] = ()
     point: int | None = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sim.study.figures.along import latency, speedup, throughput
 from sim.study.figures.closely import cdf, frameworks
+from sim.study.figures.closeup import breakdown, gantt, timeline
 from sim.study.results import Results
 from sim.study.sheet import Asked
 
@@ -19,6 +20,9 @@ FIGURES: Mapping[str, Callable[[Results, Asked], Figure]] = {
     "throughput": throughput,
     "frameworks": frameworks,
     "cdf": cdf,
+    "breakdown": breakdown,
+    "timeline": timeline,
+    "gantt": gantt,
 }
 
 #: Those that are no figures of one point.

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.study.figures.axes import DECADE, PANEL, is_named, name_ends, note_saturated, ratio_title, saturated_spans, scale, ticks
+from sim.study.figures.axes import (
+    DECADE,
+    PANEL,
+    is_named,
+    name_ends,
+    note_saturated,
+    ratio_title,
+    saturated_spans,
+    scale,
+    ticks,
+)
 from sim.study.panels import Row, noise_rows, rows_of
 from sim.study.results import Results
 from sim.study.sheet import Asked, Sheet, floats
@@ -182,5 +192,3 @@ def _explain(sheet: Sheet, drawn: Mapping[Any, Sequence[Curve]], noise: Sequence
         )
     if noise:
         sheet.notes.append(f"A/A: {sheet.baseline} against itself under other arrivals, the noise floor")
-
-

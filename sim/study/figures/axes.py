@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sim.study.panels import Row, said, saturated
+from sim.study.panels import Row, layout, policy_rows, rows_of, said, saturated, setting
+from sim.study.results import Results
 from sim.study.sheet import Sheet, wrapped
 
 if TYPE_CHECKING:
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
 
 #: Inches of a panel.
 PANEL = (3.2, 2.6)
+#: How much less of a title than of the small print there is room for.
+_LARGER = 0.8
 #: A scale that spans more than this factor is logarithmic.
 DECADE = 10.0
 
 
 def ratio_title(sheet: Sheet) -> str:
+    """The name of an axis of speed-ups."""
     return f"speed-up over {sheet.baseline} (ratio of mean session latency)"
 
 
 def scale(axes: Sequence[Axes], low: float, high: float, linear: float) -> None:
+    """From low to high; logarithmic where that is more than the factor ``linear``."""
     from sim.curves import plain_log
 
     for ax in axes:
@@ -75,6 +80,7 @@ def is_named(sheet: Sheet, axes: Mapping[Any, Axes]) -> bool:
 
 
 def note_saturated(sheet: Sheet) -> None:
+    """Say in the foot what grey means, if anything is grey."""
     if any(saturated(rows) for rows in sheet.panels.values()):
         sheet.notes.append("grey: saturated, the backlog grows as long as sessions arrive")
 
@@ -87,3 +93,22 @@ def name_ends(figure: Figure, ax: Axes, lines: Sequence[Curve]) -> None:
     end_labels(ax, [(float(line.y[-1]), line.name, line.colour) for line in lines])
 
 
+def place_title(results: Results, sheet: Sheet, row: Row) -> str:
+    """The sheet's title, and at which of the study's points the row is."""
+    found = layout(policy_rows(rows_of(results.comparisons)))
+    names = [name for name in (found.axis, *found.panels) if name and setting(name, row[name]) not in sheet.title]
+    return f"{sheet.title}, {said(row, names) or row['load']}"
+
+
+def finish_bare(figure: Figure, title: str, notes: Sequence[str]) -> Figure:
+    """Title and foot of a figure that has no axis of the study; the foot is the title of the legend if there is one."""
+    inches = figure.get_figwidth()
+    figure.suptitle(wrapped(title, _LARGER * inches), fontsize=10)
+    foot = wrapped("; ".join(notes), inches)
+    if figure.legends:
+        figure.legends[0].set_title(foot, {"size": 8})
+    else:
+        figure.supxlabel(foot, fontsize=8)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.3 + 0.15 * (1 + foot.count("\n")))
+    return figure

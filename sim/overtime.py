@@ -1,0 +1,46 @@
+"""An engine over time, as functions ``(ax, ...) -> ax``; nothing here opens a file or sets a global style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from sim.signals import Signals
+
+Floats = NDArray[np.float64]
+
+#: What can be drawn, by the name of its axis.
+SERIES: Mapping[str, Callable[[Sequence[Signals]], Floats]] = {
+    "KV blocks\nheld, %": lambda signals: 100 * np.array([one.kv_use for one in signals]),
+    "prefix hit\nrate, %": lambda signals: 100 * hit_rates(signals),
+    "calls\nrunning": lambda signals: np.array([one.num_running for one in signals], float),
+    "calls\nwaiting": lambda signals: np.array([one.num_waiting for one in signals], float),
+}
+#: Hit rates are of so many looks, the last ones: of fewer they are of a few calls only.
+LOOKS = 20
+
+
+def over_time(
+    ax: Axes, instants: Floats, values: Mapping[str, Floats], styles: Mapping[str, Mapping[str, Any]]
+) -> Axes:
+    """A line for each name; where nothing is known a gap."""
+    for name, some in values.items():
+        ax.plot(instants, some, linewidth=1.2, label=name, **styles[name])
+    ax.set_xlim(instants[0], instants[-1])
+    ax.set_ylim(bottom=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def hit_rates(signals: Sequence[Signals]) -> Floats:
+    """Share of the prompt tokens that were admitted in the last `LOOKS` looks and found cached; nan without any."""
+    counts = np.array([(one.prefix_queries, one.prefix_hits) for one in signals], float)
+    before = np.maximum(np.arange(len(signals)) - LOOKS, 0)
+    queries, hits = (counts - counts[before]).T
+    found: Floats = np.divide(hits, queries, out=np.full(len(signals), np.nan), where=queries > 0)
+    return found

@@ -1,0 +1,79 @@
+"""Bars of policies that are made of each other, as functions ``(ax, ...) -> ax``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+
+from sim.plots import COLOURS, PALE, literal
+
+_SMALL = 8
+_DARK = "0.25"
+#: Inches are not known here: what a step is set off by, in letters.
+_INDENT = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A policy made of another and one more rule: how it is called there, how deep it is, and its speed-up.
+
+    ``interval``: 95 %, None where there is none; ``noise``: it says no more; ``extrapolated``: beyond the profile.
+    """
+
+    label: str
+    depth: int
+    speedup: float
+    interval: tuple[float, float] | None
+    noise: bool
+    extrapolated: bool
+
+
+def steps_of(policies: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Policy, what it adds and how deep it is, each behind what it is made of; only those that have such a relation.
+
+    ``plas+sticky`` is made of ``plas``; where there are several such, of the longest.
+    """
+    rules = {name: frozenset(name.split("+")) for name in policies}
+    parents = {
+        name: max((one for one in policies if rules[one] < rules[name]), key=_length, default=None) for name in policies
+    }
+    related = {one for name, parent in parents.items() if parent for one in (name, parent)}
+    found: list[tuple[str, str, int]] = []
+
+    def add(name: str, depth: int) -> None:
+        parent = parents[name]
+        new = [rule for rule in name.split("+") if parent and rule not in rules[parent]]
+        found.append((name, f"+ {' + '.join(new)}" if new else name, depth))
+        for child in policies:
+            if parents[child] == name:
+                add(child, depth + 1)
+
+    for name in policies:
+        if name in related and not parents[name]:
+            add(name, 0)
+    return found
+
+
+def _length(name: str) -> int:
+    return name.count("+")
+
+
+def step_bars(ax: Axes, steps: Sequence[Step]) -> Axes:
+    """A bar for each policy from 1 to its speed-up with its interval; pale where it is only noise."""
+    for row, step in enumerate(steps):
+        colour = (*to_rgb(COLOURS[step.depth % len(COLOURS)]), PALE if step.noise else 1.0)
+        ax.barh(row, step.speedup - 1, 0.55, left=1.0, color=colour)
+        low, high = step.interval or (step.speedup, step.speedup)
+        ax.plot([low, high], [row, row], color=_DARK, linewidth=1)
+        text = f"{step.speedup:.2f}" + ("*" if step.extrapolated else "")
+        ax.annotate(text, (max(high, 1.0), row), (4, 0), textcoords="offset points", va="center", fontsize=_SMALL)
+    ax.axvline(1, color="0.6", linewidth=0.8)
+    ax.set_yticks(range(len(steps)), [f"{_INDENT * step.depth}{literal(step.label)}" for step in steps], ha="left")
+    ax.set_ylim(len(steps) - 0.5, -0.5)
+    ax.margins(x=0.14)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
