@@ -12,8 +12,8 @@ from sim.plots import COLOURS, PALE, literal
 
 _SMALL = 8
 _DARK = "0.25"
-#: Inches are not known here: what a step is set off by, in letters.
-_INDENT = "    "
+#: Points by which the name of a step is set off from that of the one before it.
+_INDENT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +62,19 @@ def _length(name: str) -> int:
 
 
 def step_bars(ax: Axes, steps: Sequence[Step]) -> Axes:
-    """A bar for each policy from 1 to its speed-up with its interval; pale where it is only noise."""
+    """A bar for each policy from 1 to its speed-up with its interval, its name over it; pale where it is only noise."""
     for row, step in enumerate(steps):
-        colour = (*to_rgb(COLOURS[step.depth % len(COLOURS)]), PALE if step.noise else 1.0)
-        ax.barh(row, step.speedup - 1, 0.55, left=1.0, color=colour)
+        ax.barh(row, step.speedup - 1, 0.42, left=1.0, color=(*to_rgb(COLOURS[0]), PALE if step.noise else 1.0))
         low, high = step.interval or (step.speedup, step.speedup)
         ax.plot([low, high], [row, row], color=_DARK, linewidth=1)
         text = f"{step.speedup:.2f}" + ("*" if step.extrapolated else "")
         ax.annotate(text, (max(high, 1.0), row), (4, 0), textcoords="offset points", va="center", fontsize=_SMALL)
-    ax.axvline(1, color="0.6", linewidth=0.8)
-    ax.set_yticks(range(len(steps)), [f"{_INDENT * step.depth}{literal(step.label)}" for step in steps], ha="left")
-    ax.set_ylim(len(steps) - 0.5, -0.5)
+        place = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "fontsize": _SMALL}
+        ax.annotate(literal(step.label), (0, row - 0.25), (_INDENT * step.depth, 1), va="bottom", **place)
+    ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_yticks([])
+    ax.set_ylim(len(steps) - 0.6, -0.75)
     ax.margins(x=0.14)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(labelsize=_SMALL)
     return ax

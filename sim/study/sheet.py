@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: Panels of a figure that can still be read, and how many stand side by side.
 _MOST_PANELS = 12
 _COLUMNS = 3
+#: Inches of a figure at whose side a long name does not fit.
+_LOW = 4.5
 #: Of the small print.
 _LETTERS_PER_INCH = 17
 
@@ -214,7 +216,7 @@ class Sheet:
         if len(axes) == 1:
             axes[0].set(xlabel=x.replace(" (", "\n(") if self.bare else x, ylabel=y.replace(" (", "\n("))
         else:
-            figure.supylabel(y, fontsize=9)
+            figure.supylabel(y.replace(" (", "\n(") if figure.get_figheight() < _LOW else y, fontsize=9)
             for ax in axes:
                 ax.set_xlabel(x if ax.xaxis.get_tick_params()["labelbottom"] else "", fontsize=8.5)
         foot = "" if self.bare else wrapped("; ".join(self.notes), figure.get_figwidth())

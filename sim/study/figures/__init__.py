@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sim.study.figures.along import latency, speedup, throughput
 from sim.study.figures.closely import cdf, frameworks
 from sim.study.figures.closeup import breakdown, gantt, timeline
+from sim.study.figures.grid import ablation, replicas, sensitivity
 from sim.study.results import Results
 from sim.study.sheet import Asked
 
@@ -21,9 +22,12 @@ FIGURES: Mapping[str, Callable[[Results, Asked], Figure]] = {
     "frameworks": frameworks,
     "cdf": cdf,
     "breakdown": breakdown,
+    "sensitivity": sensitivity,
+    "ablation": ablation,
+    "replicas": replicas,
     "timeline": timeline,
     "gantt": gantt,
 }
 
 #: Those that are no figures of one point.
-ALL_POINTS = ("speedup", "latency", "throughput")
+ALL_POINTS = ("speedup", "latency", "throughput", "replicas")

@@ -46,7 +46,7 @@ def draw_speedup(sheet: Sheet) -> Figure:
     figure, axes = sheet.subplots(sheet.panel_titles(), True, PANEL)
     noise = [row for row in noise_rows(sheet.every) if row["ci95_low"] is not None]
     drawn = {key: [sheet.curve(name, rows, "speedup") for name in sheet.policies] for key, rows in sheet.panels.items()}
-    low, high = _limits([line for some in drawn.values() for line in some], noise)
+    low, high = limits([line for some in drawn.values() for line in some], noise)
     for (key, ax), rows in zip(axes.items(), sheet.panels.values(), strict=True):
         curves(ax, drawn[key], joined=bool(sheet.layout.axis))
         ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -75,7 +75,10 @@ def latency(results: Results, asked: Asked) -> Figure:
     figure, axes = sheet.subplots(sheet.panel_titles(), True, PANEL)
     drawn = {}
     for (key, ax), rows in zip(axes.items(), sheet.panels.values(), strict=True):
-        lines = [_baseline(sheet, rows), *(sheet.curve(name, rows, "session_latency_s") for name in sheet.policies)]
+        lines = [
+            baseline_latency(sheet, rows),
+            *(sheet.curve(name, rows, "session_latency_s") for name in sheet.policies),
+        ]
         drawn[key] = lines
         curves(ax, lines, joined=bool(sheet.layout.axis))
         shaded(ax, saturated_spans(sheet, rows), "saturated")
@@ -142,14 +145,14 @@ def measured(
     return replace(line, low=floats(rows, "low"), high=floats(rows, "high"))
 
 
-def _baseline(sheet: Sheet, panel: Sequence[Row]) -> Curve:
+def baseline_latency(sheet: Sheet, panel: Sequence[Row]) -> Curve:
     """The baseline's latency, over the sessions that it shares with the policy that has most of them."""
     best = {row["point"]: row for row in sorted(panel, key=lambda row: row["sessions"])}
     rows = [{**row, "policy": sheet.baseline} for row in best.values()]
     return sheet.curve(sheet.baseline, rows, "baseline_session_latency_s")
 
 
-def _limits(lines: Iterable[Curve], noise: Iterable[Row]) -> tuple[float, float]:
+def limits(lines: Iterable[Curve], noise: Iterable[Row]) -> tuple[float, float]:
     """From where to where speed-ups are drawn: intervals whole, unless they are much wider than all points."""
     lines = list(lines)
     points = np.concatenate([[1.0], *(line.y for line in lines)])

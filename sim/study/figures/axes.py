@@ -102,11 +102,13 @@ def place_title(results: Results, sheet: Sheet, row: Row) -> str:
 
 def finish_bare(figure: Figure, title: str, notes: Sequence[str]) -> Figure:
     """Title and foot of a figure that has no axis of the study; the foot is the title of the legend if there is one."""
+    from matplotlib.font_manager import FontProperties
+
     inches = figure.get_figwidth()
     figure.suptitle(wrapped(title, _LARGER * inches), fontsize=10)
     foot = wrapped("; ".join(notes), inches)
     if figure.legends:
-        figure.legends[0].set_title(foot, {"size": 8})
+        figure.legends[0].set_title(foot, FontProperties(size=8))
     else:
         figure.supxlabel(foot, fontsize=8)
     width, height = figure.get_size_inches()
