@@ -127,12 +127,13 @@ def cumulative(ax: Axes, lines: Sequence[Curve]) -> Axes:
     return ax
 
 
-def plain_log(ax: Axes, side: Literal["x", "y"], dense: bool = False) -> Axes:
-    """A logarithmic axis, with ticks at 1, 2, 5 (``dense``: at more) that are written as one writes numbers."""
+def plain_log(ax: Axes, side: Literal["x", "y"], dense: bool = False, decades: bool = False) -> Axes:
+    """A logarithmic axis, ticks at 1, 2, 5 (``dense``: at more, ``decades``: at 1) as one writes numbers."""
     axis = ax.xaxis if side == "x" else ax.yaxis
     (ax.set_xscale if side == "x" else ax.set_yscale)("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if dense else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    subs = (1.0,) if decades else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if dense else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     return ax
 

@@ -25,13 +25,14 @@ LOOKS = 20
 
 
 def over_time(
-    ax: Axes, instants: Floats, values: Mapping[str, Floats], styles: Mapping[str, Mapping[str, Any]]
+    ax: Axes, lines: Mapping[str, tuple[Floats, Floats]], styles: Mapping[str, Mapping[str, Any]], title: str
 ) -> Axes:
-    """A line for each name; where nothing is known a gap."""
-    for name, some in values.items():
-        ax.plot(instants, some, linewidth=1.2, label=name, **styles[name])
-    ax.set_xlim(instants[0], instants[-1])
+    """A line of instants in s and values for each name; where nothing is known a gap."""
+    for name, (instants, values) in lines.items():
+        ax.plot(instants, values, linewidth=1.2, label=name, **styles[name])
+    ax.set_xlim(0, max(instants[-1] for instants, _ in lines.values()))
     ax.set_ylim(bottom=0)
+    ax.set_ylabel(title, fontsize=8.5)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
     return ax

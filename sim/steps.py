@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -69,7 +70,11 @@ def step_bars(ax: Axes, steps: Sequence[Step]) -> Axes:
         ax.plot([low, high], [row, row], color=_DARK, linewidth=1)
         text = f"{step.speedup:.2f}" + ("*" if step.extrapolated else "")
         ax.annotate(text, (max(high, 1.0), row), (4, 0), textcoords="offset points", va="center", fontsize=_SMALL)
-        place = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "fontsize": _SMALL}
+        place: dict[str, Any] = {
+            "xycoords": ax.get_yaxis_transform(),
+            "textcoords": "offset points",
+            "fontsize": _SMALL,
+        }
         ax.annotate(literal(step.label), (0, row - 0.25), (_INDENT * step.depth, 1), va="bottom", **place)
     ax.axvline(1, color="0.6", linewidth=0.8, zorder=0)
     ax.set_yticks([])

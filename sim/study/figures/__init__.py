@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sim.study.figures.along import latency, speedup, throughput
-from sim.study.figures.closely import cdf, frameworks
+from sim.study.figures.closely import cdf, frameworks, workload
 from sim.study.figures.closeup import breakdown, gantt, timeline
 from sim.study.figures.grid import ablation, replicas, sensitivity
 from sim.study.results import Results
@@ -21,6 +21,7 @@ FIGURES: Mapping[str, Callable[[Results, Asked], Figure]] = {
     "throughput": throughput,
     "frameworks": frameworks,
     "cdf": cdf,
+    "workload": workload,
     "breakdown": breakdown,
     "sensitivity": sensitivity,
     "ablation": ablation,
@@ -30,4 +31,4 @@ FIGURES: Mapping[str, Callable[[Results, Asked], Figure]] = {
 }
 
 #: Those that are no figures of one point.
-ALL_POINTS = ("speedup", "latency", "throughput", "replicas")
+ALL_POINTS = ("speedup", "latency", "throughput", "replicas", "workload")

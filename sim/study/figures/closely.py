@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.study.figures.axes import DECADE, PANEL, ratio_title
+from sim.errors import StudyError
+from sim.study.again import Again
+from sim.study.figures.axes import DECADE, PANEL, finish_bare, ratio_title
 from sim.study.outcome import ALL, POLICY
 from sim.study.panels import Row, is_only_noise, said, saturated
 from sim.study.results import Results
@@ -77,6 +79,26 @@ def cdf(results: Results, asked: Asked) -> Figure:
     sheet.notes.append("sessions that count and never finish keep a line below 1")
     sheet.finish(figure, list(axes.values()), "session latency, s", "share of sessions", legend=True)
     return figure
+
+
+def workload(results: Results, asked: Asked) -> Figure:
+    """How large the study's workflows are: calls and tokens, by framework."""
+    from sim.sizes import Size, draw_sizes
+
+    if asked.policies:
+        raise StudyError("workload is of what all policies run; leave --policy out")
+    workflows = Again.of(results.folder / "manifest.json").corpus().workflows
+    sizes = (
+        Size(
+            one.framework,
+            len(one.calls),
+            sum(call.num_prompt_tokens for call in one.calls),
+            sum(one.tape.output_tokens.values()),
+        )
+        for one in workflows
+    )
+    title = f"{results.manifest['study'].get('name', 'study')}: {len(workflows):,} workflows"
+    return finish_bare(draw_sizes(sizes), title, [])
 
 
 def _chosen(sheet: Sheet) -> dict[tuple[Any, ...], Row]:

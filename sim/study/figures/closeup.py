@@ -106,8 +106,7 @@ def timeline(results: Results, asked: Asked) -> Figure:
     figure = Figure(figsize=(_WIDTH, 1.4 + 1.15 * len(SERIES)), layout="constrained")
     axes = figure.subplots(len(SERIES), 1, sharex=True)
     for ax, (title, values) in zip(axes, SERIES.items(), strict=True):
-        over_time(ax, instants, {name: values(probe.signals) for name, probe in probes.items()}, styles)
-        ax.set_ylabel(title, fontsize=8.5)
+        over_time(ax, {name: (instants, values(probe.signals)) for name, probe in probes.items()}, styles, title)
     axes[-1].set_xlabel("time, s", fontsize=8.5)
     notes = [f"the first seed simulated again, looked at every {instants[1] - instants[0]:.3g} s"]
     notes += [f"hit rates of the last {LOOKS} looks", "what is only cached counts as free"]
