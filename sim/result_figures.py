@@ -28,7 +28,7 @@ def frameworks(side: Side, policies: Sequence[str]) -> Figure:
 
     names = dict.fromkeys((side.baseline, *_names(side, policies)))
     stated = {name: side.stated[name] for name in names}
-    return speedup_figure(stated, side.baseline, name_of_bound(side.alone), _title(side))
+    return speedup_figure(stated, side.baseline, name_of_bound(side.alone), _title(side).removesuffix(", extrapolated"))
 
 
 def cdf(side: Side, policies: Sequence[str]) -> Figure:
@@ -158,4 +158,5 @@ def _title(side: Side) -> str:
 
     facts = side.provenance
     engine = facts.get("profile") or facts.get("model") or facts["engine"]
-    return literal(f"{facts['load']}, {'profile ' if facts['engine'] == 'simulated' else ''}{engine}")
+    beyond = ", extrapolated" if any(stated.get("extrapolated") for stated in side.stated.values()) else ""
+    return literal(f"{facts['load']}, {'profile ' if facts['engine'] == 'simulated' else ''}{engine}{beyond}")

@@ -23,11 +23,11 @@ FIGURES: Mapping[str, Callable[[Results, Asked], Figure]] = {
     "cdf": cdf,
     "workload": workload,
     "breakdown": breakdown,
+    "timeline": timeline,
+    "gantt": gantt,
     "sensitivity": sensitivity,
     "ablation": ablation,
     "replicas": replicas,
-    "timeline": timeline,
-    "gantt": gantt,
 }
 
 #: Those that are no figures of one point.

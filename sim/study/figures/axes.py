@@ -100,6 +100,15 @@ def place_title(results: Results, sheet: Sheet, row: Row) -> str:
     return f"{sheet.title}, {said(row, names) or row['load']}"
 
 
+def place_marks(row: Row) -> list[str]:
+    """What must be said of numbers at the row's point."""
+    marks = {
+        "extrapolated": "extrapolated beyond what the profile measured",
+        "saturated": "more offered than sustained",
+    }
+    return [text for name, text in marks.items() if row[name]]
+
+
 def finish_bare(figure: Figure, title: str, notes: Sequence[str]) -> Figure:
     """Title and foot of a figure that has no axis of the study; the foot is the title of the legend if there is one."""
     from matplotlib.font_manager import FontProperties

@@ -77,6 +77,8 @@ def cdf(results: Results, asked: Asked) -> Figure:
         if ends and max(ends) > DECADE * min(ends):
             plain_log(ax, "x")
     sheet.notes.append("sessions that count and never finish keep a line below 1")
+    if any(row["extrapolated"] for row in chosen.values()):
+        sheet.notes.append("extrapolated beyond what the profile measured")
     sheet.finish(figure, list(axes.values()), "session latency, s", "share of sessions", legend=True)
     return figure
 

@@ -14,7 +14,7 @@ from sim.errors import StudyError
 from sim.load import Alone
 from sim.probe import Probe
 from sim.simulate import simulate
-from sim.study.figures.axes import finish_bare, place_title
+from sim.study.figures.axes import finish_bare, place_marks, place_title
 from sim.study.focus import Example, Where, example, focus, keys_of, resolved, where_time_went
 from sim.study.panels import Row
 from sim.study.results import Results
@@ -46,7 +46,7 @@ def breakdown(results: Results, asked: Asked) -> Figure:
     rates = {name: rate for name in names if (rate := where.preemptions[name])}
     told = ", ".join(f"{name} {rate:.3g}" for name, rate in rates.items())
     notes += [f"preemptions, whose recomputing is in decode, per thousand calls: {told}"] if told else []
-    return finish_bare(figure, place_title(results, sheet, row), notes)
+    return finish_bare(figure, place_title(results, sheet, row), [*notes, *place_marks(row)])
 
 
 def draw_breakdown(where: Where, width: float) -> Figure:
@@ -68,7 +68,8 @@ def gantt(results: Results, asked: Asked) -> Figure:
     found = example(results, row)
     figure = draw_gantt(found, _WIDTH)
     workflow = next(iter(found.runs.values())).workflow.id
-    return finish_bare(figure, place_title(results, sheet, row), [f"workflow {workflow}", found.reason.rstrip(".")])
+    notes = [f"workflow {workflow}", found.reason.rstrip("."), *place_marks(row)]
+    return finish_bare(figure, place_title(results, sheet, row), notes)
 
 
 def draw_gantt(example: Example, width: float) -> Figure:
@@ -111,7 +112,7 @@ def timeline(results: Results, asked: Asked) -> Figure:
     notes = [f"the first seed simulated again, looked at every {instants[1] - instants[0]:.3g} s"]
     notes += [f"hit rates of the last {LOOKS} looks", "what is only cached counts as free"]
     notes += [f"{row['replicas']} replicas as one"] if row["replicas"] > 1 else []
-    finish_bare(figure, place_title(results, sheet, row), notes)
+    finish_bare(figure, place_title(results, sheet, row), [*notes, *place_marks(row)])
     figure.draw_without_rendering()
     top = axes[0].get_ylim()[1]
     end_labels(axes[0], [(top * (0.9 - 0.3 * place), name, styles[name]["color"]) for place, name in enumerate(names)])
