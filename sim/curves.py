@@ -19,6 +19,8 @@ from sim.plots import literal
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SMALL = 8
 _DARK = "0.25"
+#: Of a line that has many points.
+_MARKS = 12
 _CEILING = "ceiling: no policy can gain more"
 
 Floats = NDArray[np.floating[Any]]
@@ -120,8 +122,9 @@ def ideal(ax: Axes, x: Floats, y: Floats, text: str) -> Axes:
 def cumulative(ax: Axes, lines: Sequence[Curve]) -> Axes:
     """Share of sessions (y) that take no longer than x."""
     for line in lines:
-        shape = "--" if line.dashed else "-"
-        ax.step(line.x, line.y, where="post", color=line.colour, linewidth=1.4, linestyle=shape, label=line.name)
+        style: dict[str, Any] = {"color": line.colour, "linewidth": 1.4, "linestyle": "--" if line.dashed else "-"}
+        style |= {"marker": line.marker, "markersize": 4, "markevery": max(1, len(line.x) // _MARKS)}
+        ax.step(line.x, line.y, where="post", label=line.name, **style)
     ax.set_ylim(0, 1.02)
     ax.spines[["top", "right"]].set_visible(False)
     return ax

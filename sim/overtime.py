@@ -20,6 +20,8 @@ SERIES: Mapping[str, Callable[[Sequence[Signals]], Floats]] = {
     "calls\nrunning": lambda signals: np.array([one.num_running for one in signals], float),
     "calls\nwaiting": lambda signals: np.array([one.num_waiting for one in signals], float),
 }
+#: Shapes of lines, the baseline's first.
+LINES = ("--", "-", ":", "-.")
 #: Hit rates are of so many looks, the last ones: of fewer they are of a few calls only.
 LOOKS = 20
 

@@ -43,9 +43,9 @@ def cdf(side: Side, policies: Sequence[str]) -> Figure:
     for name in _names(side, policies):
         x = np.array(sorted(_latencies(side.runs[name])))
         y = np.arange(1, x.size + 1) / max(1, x.size)
-        colour = _style(side, name)
+        colour, marker = _style(side, name)
         nothing = np.zeros(x.size, bool)
-        lines.append(Curve(name, x, y, y, y, nothing, nothing, colour, "", dashed=name == side.baseline))
+        lines.append(Curve(name, x, y, y, y, nothing, nothing, colour, marker, dashed=name == side.baseline))
     cumulative(ax, lines)
     known = np.concatenate([line.x[np.isfinite(line.x) & (line.x > 0)] for line in lines])
     if known.size and known.max() > _DECADE * known.min():
@@ -83,7 +83,7 @@ def timeline(side: Side, policies: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
     from sim.agreement.timeline import timeline
-    from sim.overtime import over_time
+    from sim.overtime import LINES, over_time
 
     if side.alone:
         raise RunError(f"{side.where}: each workflow ran alone, on a clock of its own; run it under a load")
@@ -93,8 +93,9 @@ def timeline(side: Side, policies: Sequence[str]) -> Figure:
     parts: dict[str, Callable[[Any], Any]] = {"calls\nrunning" if tells else "calls running\nor waiting": _running}
     parts |= {"calls\nwaiting": lambda line: line.waiting} if tells else {}
     parts |= {"KV tokens,\nthousands": lambda line: line.tokens / 1000}
-    dashes = {name: "--" if name == side.baseline else "-" for name in names}
-    styles = {name: {"color": _style(side, name), "linestyle": dashes[name]} for name in names}
+    others = [name for name in side.runs if name != side.baseline]
+    shapes = {name: LINES[place % len(LINES)] for place, name in enumerate((side.baseline, *others))}
+    styles = {name: {"color": _style(side, name)[0], "linestyle": shapes[name]} for name in names}
     figure = Figure(figsize=(_WIDTH, 1.4 + 1.3 * len(parts)), layout="constrained")
     axes = figure.subplots(len(parts), 1, sharex=True)
     for ax, (title, values) in zip(axes, parts.items(), strict=True):
@@ -138,12 +139,15 @@ def _names(side: Side, policies: Sequence[str]) -> list[str]:
     return list(policies or side.runs)
 
 
-def _style(side: Side, name: str) -> str:
-    """A policy's colour, the same in every figure of the result."""
+def _style(side: Side, name: str) -> tuple[str, str]:
+    """A policy's colour and marker, the same in every figure of the result."""
+    from sim.curves import MARKERS
     from sim.plots import COLOURS
 
-    others = [one for one in side.runs if one != side.baseline]
-    return "0.25" if name == side.baseline else COLOURS[others.index(name) % len(COLOURS)]
+    if name == side.baseline:
+        return "0.25", "."
+    index = [one for one in side.runs if one != side.baseline].index(name)
+    return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
 
 def _latencies(runs: Sequence[RunResult]) -> Iterable[float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.curves import plain_log
+from sim.curves import MARKERS, plain_log
 from sim.plots import COLOURS, literal
 
 _LINES = ("-", "--", ":")
@@ -50,7 +50,9 @@ def shares(ax: Axes, groups: Mapping[str, Sequence[float]]) -> Axes:
         steps = np.concatenate([values[:1], values]), np.linspace(0, 1, values.size + 1)
         style = _LINES[place // len(COLOURS) % len(_LINES)]
         colour = COLOURS[place % len(COLOURS)]
-        ax.step(*steps, where="post", linewidth=1.4, color=colour, linestyle=style, label=literal(name))
+        mark: dict[str, Any] = {"marker": MARKERS[place % len(MARKERS)], "markersize": 3.5}
+        mark |= {"markevery": (values.size // 2, values.size + 1)}
+        ax.step(*steps, where="post", linewidth=1.4, color=colour, linestyle=style, label=literal(name), **mark)
     ends = [edge for some in groups.values() for edge in (min(some), max(some)) if edge > 0]
     if ends and max(ends) > _DECADE * min(ends):
         plain_log(ax, "x", decades=max(ends) > _MANY * min(ends))

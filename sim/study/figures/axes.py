@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PANEL = (3.2, 2.6)
 #: How much less of a title than of the small print there is room for.
 _LARGER = 0.8
+#: How much of the width a foot takes in which there may be long names.
+_ROOM = 0.88
 #: A scale that spans more than this factor is logarithmic.
 DECADE = 10.0
 
@@ -115,7 +117,7 @@ def finish_bare(figure: Figure, title: str, notes: Sequence[str]) -> Figure:
 
     inches = figure.get_figwidth()
     figure.suptitle(wrapped(title, _LARGER * inches), fontsize=10)
-    foot = wrapped("; ".join(notes), inches)
+    foot = wrapped("; ".join(notes), _ROOM * inches)
     if figure.legends:
         figure.legends[0].set_title(foot, FontProperties(size=8))
     else:

@@ -68,7 +68,8 @@ def gantt(results: Results, asked: Asked) -> Figure:
     found = example(results, row)
     figure = draw_gantt(found, _WIDTH)
     workflow = next(iter(found.runs.values())).workflow.id
-    notes = [f"workflow {workflow}", found.reason.rstrip("."), *place_marks(row)]
+    reason = found.reason[0].lower() + found.reason[1:].rstrip(".")
+    notes = [f"workflow {workflow}", reason, *place_marks(row)]
     return finish_bare(figure, place_title(results, sheet, row), notes)
 
 
@@ -98,12 +99,15 @@ def timeline(results: Results, asked: Asked) -> Figure:
     from matplotlib.figure import Figure
 
     from sim.curves import end_labels
-    from sim.overtime import LOOKS, SERIES, over_time
+    from sim.overtime import LINES, LOOKS, SERIES, over_time
 
     sheet, row = _chosen(results, asked)
     names = (sheet.baseline, *(sheet.policies if asked.policies else (row["policy"],)))
     instants, probes = _probed(results, row["point"], names)
-    styles = {name: {"color": sheet.style(name)[0], "linestyle": _dash(place)} for place, name in enumerate(names)}
+    styles = {
+        name: {"color": sheet.style(name)[0], "linestyle": LINES[place % len(LINES)]}
+        for place, name in enumerate(names)
+    }
     figure = Figure(figsize=(_WIDTH, 1.4 + 1.15 * len(SERIES)), layout="constrained")
     axes = figure.subplots(len(SERIES), 1, sharex=True)
     for ax, (title, values) in zip(axes, SERIES.items(), strict=True):
@@ -148,11 +152,6 @@ def _probed(results: Results, number: int, names: tuple[str, ...]) -> tuple[Any,
         if not np.array_equal([seconds for _, seconds in again], told[name]["latency_s"]):
             raise StudyError("simulated again sessions took other times than in the study; please report this bug")
     return instants, probes
-
-
-def _dash(place: int) -> Any:
-    """The baseline's line dashed, the others by their colours."""
-    return "--" if place == 0 else "-"
 
 
 def _legend(figure: Figure, handles: list[Any]) -> Artist:
