@@ -1,67 +1,99 @@
-"""`workspan demo`: the three policies of the prototype on the embedded workflows, without and with load."""
+"""`workspan demo`: what work / span allows, then four policies at four loads, on the embedded workflows."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from sim.commands.common import DEFAULT_PROFILE, read_traces
-from sim.commands.run import PROTOTYPE
-from sim.compare import Predicted, compare, line_up
-from sim.comparison import Comparison
-from sim.latency import load_profile
-from sim.load import Alone, ConcurrentSessions
-from sim.report import print_comparison
-from sim.results import check_free, write
+from sim.bounds import least_times_s
+from sim.commands.cells import cell_progress, cores
+from sim.commands.common import read_traces
+from sim.latency import Profile
+from sim.report import console, new_table
+from sim.study.drive import Run
+from sim.study.plan import Plan, read_corpus
+from sim.study.points import Files
+from sim.study.report import print_report
+from sim.study.results import open_results
+from sim.study.spec import Grid, Server, Study, Traces
+from sim.study.store import Store
 from sim.traces import LoadOptions
+from sim.trust import held_out_pct
+from sim.workflow import Workflow
 
-_SESSIONS = 64
+#: AG2's are most of the workflows, and short enough that a run under a minute reaches a steady state. With 16 slots
+#: calls queue before the server is saturated.
+STUDY = Study(
+    name="demo",
+    traces=Traces(only=["ag2/*"], resample=500),
+    policies=["async", "program_fcfs", "plas", "srpt_mean"],
+    server=Server(max_num_seqs=16),
+    grid=Grid(product={"load.session_rate": [0.5, 1, 1.5, 2]}),
+    seeds=5,
+)
+
+_NEXT = """
+Open {folder}/report.html first: the same with pictures, one workflow under two policies, and what every word means.
+Then try
+  workspan traces stats                                   what the workflows are like
+  workspan study query {folder} "FROM comparisons"        all numbers; docs/study.md says what they are
+  workspan study init my-study                            a study of your own traces, policies and servers
+  workspan run my_traces/ --compare                       your own traces, each alone on an idle server
+"""
 
 
 @click.command()
-@click.option("-o", "output", type=click.Path(path_type=Path), metavar="DIR", help="Write results and figures there.")
-def command(output: Path | None) -> None:
-    """Predict what three scheduling policies gain on recorded MAST workflows.
+@click.option("-o", "output", type=click.Path(path_type=Path), default="demo", show_default=True, metavar="DIR")
+def command(output: Path) -> None:
+    """Predict what scheduling policies gain on recorded MAST workflows, alone and under load.
 
     \b
     workspan demo -o demo
     """
-    for load in (Alone(), ConcurrentSessions(_SESSIONS)):
-        check_free(output and output / _folder(load))
+    files = Files()
     workflows = read_traces((), LoadOptions(), brief=True)
-    profile = load_profile(DEFAULT_PROFILE)
+    plan = Plan.of(STUDY, read_corpus(STUDY, files)[0], files)
+    profile = plan.points[0].fleet.pools[0].profile
+    click.echo(_engine(profile, workflows))
+    _print_bounds(profile, workflows)
     click.echo(
-        f"Engine: {profile.model} on {profile.hardware}, vLLM {profile.engine.vllm_version}, fitted to a real run"
+        f"\nsimulating {len(plan.cells())} cells: {plan.sessions} AG2 workflows under {len(plan.policies)} policies at"
+        f" {len(plan.points)} loads with {STUDY.seeds} seeds ..",
+        err=True,
     )
-    comparisons: list[Predicted] = []
-    for load in (Alone(), ConcurrentSessions(_SESSIONS)):
-        click.echo(f"simulating {len(workflows):,} workflows under {len(PROTOTYPE)} policies, {load} ..", err=True)
-        bounds = comparisons[0].bounds if comparisons else None
-        comparisons.append(compare(workflows, *line_up(PROTOTYPE, None), profile, load, seed=0, bounds=bounds))
-        print_comparison(comparisons[-1])
-        if output:
-            write(comparisons[-1], output / _folder(load))
-    _explain(comparisons[0])
-    if output:
-        click.echo(f"\nOpen {output / _folder(Alone())}/speedup.svg; every number is in result.json beside it.")
-    click.echo("Next: workspan run YOUR_TRACES --compare --session-rate 2")
+    with cell_progress() as progress:
+        Run(plan, Store(output), files, cores(), progress=progress).run()
+    print_report(open_results(output))
+    click.echo(_NEXT.format(folder=output), nl=False)
 
 
-def _folder(load: object) -> str:
-    return "alone" if isinstance(load, Alone) else f"concurrent-{_SESSIONS}"
+def _engine(profile: Profile, workflows: Sequence[Workflow]) -> str:
+    """What the engine is, and how far it is to be trusted with these workflows."""
+    calls = [workflow.num_tokens(call) for workflow in workflows for call in workflow.calls]
+    longest = profile.measured.request_tokens
+    beyond = sum(tokens > longest for tokens in calls) / len(calls)
+    error = held_out_pct(profile)
+    return (
+        f"Engine: {profile.model} on {profile.hardware}, vLLM {profile.engine.vllm_version}, fitted to a real run"
+        f" (error on the half that was held out: {'unknown' if error is None else f'{error:.1f} %'}).\n"
+        f"{beyond:.0%} of the calls are longer than the {longest:,} tokens measured: extrapolated (*)."
+    )
 
 
-def _explain(alone: Comparison) -> None:
-    """Say which frameworks can gain at all; the numbers decide, not the text."""
-    chains: list[str] = []
-    graphs: list[str] = []
-    for framework in alone.frameworks():
-        bound = alone.gain(alone.baseline, framework)["bound"]
-        (chains if bound < 1.005 else graphs).append(f"{framework} ({bound:.2f})")
-    click.echo("\nWhat this means")
-    click.echo(f"  Chains, work / span 1.00: {', '.join(chains) or 'none'}.")
-    click.echo("    Each call waits for the one before it, so no policy can make such a workflow faster by itself.")
-    click.echo(f"  Not chains: {', '.join(graphs) or 'none'}.")
-    click.echo("    Calls that do not read each other can run together; the bound says how much that can gain.")
-    click.echo("  Serving many workflows at once raises throughput under every policy; compare sessions/s above.")
+def _print_bounds(profile: Profile, workflows: Sequence[Workflow]) -> None:
+    """What any policy can gain on one workflow that is alone: work / span, both at best-case times."""
+    table = new_table(
+        "alone on an idle server", "workflows", "calls", "at most this much faster than one call at a time"
+    )
+    for name in sorted({workflow.framework for workflow in workflows}):
+        some = [workflow for workflow in workflows if workflow.framework == name]
+        times = [least_times_s(workflow, profile) for workflow in some]
+        work_s = sum(one.work(seconds) for one, seconds in zip(some, times, strict=True))
+        span_s = sum(one.span(seconds) for one, seconds in zip(some, times, strict=True))
+        calls = sum(len(workflow.calls) for workflow in some)
+        table.add_row(name, f"{len(some):,}", f"{calls:,}", f"{work_s / span_s:.2f}x")
+    out = console()
+    out.print()
+    out.print(table)

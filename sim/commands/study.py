@@ -6,17 +6,17 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from sim.commands.cells import cell_progress, cores, minutes
 from sim.commands.common import tell
 from sim.errors import StudyError
 from sim.study.again import Again
-from sim.study.drive import Progress, Run, Shard
+from sim.study.drive import Run, Shard
 from sim.study.estimate import seconds_per_cell
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
@@ -24,9 +24,6 @@ from sim.study.report import print_report, print_rows, report_json
 from sim.study.results import open_results
 from sim.study.store import Store
 from sim.study.studyfile import load_study, write_template
-
-#: Where stderr is no terminal, a line at most so often.
-_EVERY_S = 10.0
 
 study_argument: Callable[[Any], Any] = click.argument("study", type=click.Path(path_type=Path))
 folder_argument: Callable[[Any], Any] = click.argument("folder", type=click.Path(path_type=Path))
@@ -70,18 +67,18 @@ def plan(study: Path, overrides: tuple[str, ...], jobs: int | None) -> None:
     workspan study plan my-study/study.yaml --set load.session_rate=0.5
     """
     found = _plan(study, overrides)
-    jobs = jobs or _cores()
+    jobs = jobs or cores()
     cells = found.cells()
     number = len({cell.key for cell in cells})
     calls = number * found.corpus.calls * found.sessions
-    minutes = number * seconds_per_cell(found) / jobs / 60
+    needed = number * seconds_per_cell(found) / jobs / 60
     upper = "up to " if found.study.stop else ""
     click.echo(
         f"{len(found.points)} points x {len(found.policies)} policies x {upper}{found.most_seeds} seeds, and an A/A"
         f" cell for each seed: {upper}{number:,} cells of {found.sessions:,} workflows ({calls:,.0f} calls)"
     )
     click.echo(
-        f"about {_minutes(minutes)} in {jobs} processes of this machine; files: {len(list(found.chunks(cells))):,}"
+        f"about {minutes(needed)} in {jobs} processes of this machine; files: {len(list(found.chunks(cells))):,}"
     )
 
 
@@ -129,9 +126,9 @@ def run(
     if not resume and store.manifest_path.exists():
         raise StudyError(f"{store.folder}: there is a study in it already; name another folder, or go on with --resume")
     began = time.monotonic()
-    with _progress() as progress:
+    with cell_progress() as progress:
         done = Run(
-            found, store, files, jobs or _cores(), executor, _shard(shard), save_detailed, continue_on_error, progress
+            found, store, files, jobs or cores(), executor, _shard(shard), save_detailed, continue_on_error, progress
         ).run()
     spent_s = time.monotonic() - began
     rate = f" ({done.cells / spent_s:.3g} cells/s)" if done.cells else ""
@@ -216,61 +213,7 @@ def _plan(path: Path, overrides: tuple[str, ...]) -> Plan:
     return Plan.of(study, corpus, files)
 
 
-def _cores() -> int:
-    from joblib import cpu_count
-
-    cores: int = cpu_count()
-    return cores
-
-
 def _shard(text: str) -> Shard:
     if not re.fullmatch(r"\d+/\d+", text):
         raise StudyError(f"--shard {text}: give I/N, such as 1/4")
     return Shard(*map(int, text.split("/")))
-
-
-def _minutes(minutes: float) -> str:
-    if minutes < 1:
-        return f"{60 * minutes:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar with cells per second and the time left on a terminal, elsewhere a line now and then; on stderr."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = ("cells", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("cells", total=None, rate="")
-            started = time.monotonic()
-
-            def show(more: int, total: int) -> None:
-                bar.update(task, advance=more, total=total)
-                done = bar.tasks[0].completed
-                bar.update(task, rate=f"{done / max(1e-9, time.monotonic() - started):.3g}/s")
-
-            yield show
-        return
-    yield _Lines().show
-
-
-class _Lines:
-    """Progress where nothing can be overwritten."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._done = 0
-
-    def show(self, more: int, total: int) -> None:
-        """A line, if the last one is old or all is done."""
-        self._done += more
-        now = time.monotonic()
-        if not more or (now - self._last < _EVERY_S and self._done < total):
-            return
-        self._last = now
-        rate = self._done / (now - self._began)
-        left = _minutes((total - self._done) / rate / 60)
-        click.echo(f"{self._done:,} of {total:,} cells, {rate:.3g} cells/s, {left} left", err=True)

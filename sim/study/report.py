@@ -148,7 +148,7 @@ def marks(rows: Sequence[Row], shown: Sequence[Row]) -> list[str]:
     if any(row["ceiling"] is not None for row in rows):
         lines.append("ceiling: no policy can gain more; no gain: share of workflows that get less than 1 % faster.")
     if any(row["saturated"] for row in shown):
-        lines.append("!: the backlog grows as long as sessions arrive, so the number depends on how long the run is.")
+        lines.append("!: the backlog still grows when the last sessions arrive: overload, or too short a run to tell.")
     if any(row["extrapolated"] for row in shown):
         lines.append("*: extrapolated, as some of it is beyond what the profile was measured with.")
     return lines
