@@ -23,6 +23,7 @@ _COMMANDS = {
     "export": "sim.commands.export",
     "failures": "sim.commands.failures",
     "live": "live.commands.live",
+    "plot": "sim.commands.plot",
     "policies": "sim.commands.policies",
     "profiles": "sim.commands.profiles",
     "regimes": "sim.commands.regimes",

@@ -96,7 +96,7 @@ class Comparison(ABC):
     @property
     def bound_name(self) -> str:
         """What to call work / span, which bounds nothing once a workflow shares the server."""
-        return "bound: work / span" if isinstance(self.load, Alone) else "bound when alone: work / span"
+        return name_of_bound(isinstance(self.load, Alone))
 
     def pairs(self, name: str, framework: str | None = None) -> dict[str, tuple[float, float]]:
         """Workflow id -> its latency under the baseline and under the policy, where it finished under both."""
@@ -161,6 +161,11 @@ class Comparison(ABC):
         """Ratio of mean latencies over these workflows' pairs, and its 95 % interval where there is one."""
         base, other = zip(*by_origin(pairs), strict=True)
         return speedup(base, other, generator(self.seed, "bootstrap over workflows"))
+
+
+def name_of_bound(alone: bool) -> str:
+    """What work / span is to workflows that run alone, or that do not."""
+    return "bound: work / span" if alone else "bound when alone: work / span"
 
 
 def digest(workflows: Sequence[Workflow]) -> str:

@@ -19,6 +19,8 @@ from sim.plots import literal
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SMALL = 8
 _DARK = "0.25"
+#: Of a line that has many points.
+_MARKS = 12
 _CEILING = "ceiling: no policy can gain more"
 
 Floats = NDArray[np.floating[Any]]
@@ -109,22 +111,32 @@ def ceiling(ax: Axes, x: Floats, y: Floats, joined: bool = True) -> Axes:
     return ax
 
 
+def ideal(ax: Axes, x: Floats, y: Floats, text: str) -> Axes:
+    """A dotted line that nothing can be above, its name along its middle, as far as that is within the scale."""
+    limits = ax.get_ylim()
+    ax.plot(x, y, color="0.35", linewidth=1.1, linestyle=":", label=text, zorder=1)
+    ax.set_ylim(limits)
+    return ax
+
+
 def cumulative(ax: Axes, lines: Sequence[Curve]) -> Axes:
     """Share of sessions (y) that take no longer than x."""
     for line in lines:
-        shape = "--" if line.dashed else "-"
-        ax.step(line.x, line.y, where="post", color=line.colour, linewidth=1.4, linestyle=shape, label=line.name)
+        style: dict[str, Any] = {"color": line.colour, "linewidth": 1.4, "linestyle": "--" if line.dashed else "-"}
+        style |= {"marker": line.marker, "markersize": 4, "markevery": max(1, len(line.x) // _MARKS)}
+        ax.step(line.x, line.y, where="post", label=line.name, **style)
     ax.set_ylim(0, 1.02)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def plain_log(ax: Axes, side: Literal["x", "y"], dense: bool = False) -> Axes:
-    """A logarithmic axis, with ticks at 1, 2, 5 (``dense``: at more) that are written as one writes numbers."""
+def plain_log(ax: Axes, side: Literal["x", "y"], dense: bool = False, decades: bool = False) -> Axes:
+    """A logarithmic axis, ticks at 1, 2, 5 (``dense``: at more, ``decades``: at 1) as one writes numbers."""
     axis = ax.xaxis if side == "x" else ax.yaxis
     (ax.set_xscale if side == "x" else ax.set_yscale)("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if dense else (1.0, 2.0, 5.0)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    subs = (1.0,) if decades else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if dense else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}"))
     axis.set_minor_locator(NullLocator())
     return ax
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _DARK = "0.25"
 #: How much of its colour a bar keeps that shows only noise.
-_PALE = 0.35
+PALE = 0.35
 
 
 def speedup_by_framework(
@@ -127,7 +127,7 @@ def _bars(
     ax.barh([0], [0], 0, color=colour, label=name)
     for bar, row in zip(bars, rows, strict=True):
         if row.get("noise"):
-            bar.set_facecolor((*to_rgb(colour), _PALE))
+            bar.set_facecolor((*to_rgb(colour), PALE))
     width = 0.15 * max((*bounds, *(high for _, high in ends)), default=0.0)
     for place, ratio, (_, high), bound in zip(places, ratios, ends, bounds, strict=True):
         # Beside the bar, but never on the mark of the bound.

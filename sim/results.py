@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,16 +77,24 @@ def svg(figure: Figure, description: Any) -> str:
 
 
 def _figure(comparison: Comparison) -> str:
+    result = comparison.to_json()
+    figure = speedup_figure(
+        result["policies"], comparison.baseline, comparison.bound_name, f"{comparison.load}, {comparison.engine}"
+    )
+    return svg(figure, result["provenance"])
+
+
+def speedup_figure(policies: Mapping[str, Any], baseline: str, bound: str, title: str) -> Figure:
+    """The bars by framework of what a result says of its policies."""
     from matplotlib.figure import Figure
 
     from sim.plots import literal, speedup_by_framework
 
-    result = comparison.to_json()
-    rows = {name: policy["by_framework"] for name, policy in result["policies"].items()}
-    bars = len(comparison.frameworks()) * max(1, len(rows) - 1)
+    rows = {name: policy["by_framework"] for name, policy in policies.items()}
+    bars = len(next(iter(rows.values()))) * max(1, len(rows) - 1)
     figure = Figure(figsize=(7, 1.8 + 0.5 * bars), layout="constrained")
-    axes = speedup_by_framework(figure.subplots(), rows, comparison.baseline, comparison.bound_name)
-    mark = "\n* extrapolated" if any(policy.get("extrapolated") for policy in result["policies"].values()) else ""
-    axes.set_title(literal(f"{comparison.load}, {comparison.engine}{mark}"), loc="left", fontsize=10)
+    axes = speedup_by_framework(figure.subplots(), rows, baseline, bound)
+    mark = "\n* extrapolated" if any(policy.get("extrapolated") for policy in policies.values()) else ""
+    axes.set_title(literal(f"{title}{mark}"), loc="left", fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return svg(figure, result["provenance"])
+    return figure

@@ -17,6 +17,7 @@ from sim.latency import Profile
 from sim.load import Alone, Load, OpenLoop, in_order
 from sim.outlook import Outlook
 from sim.policies import Policy
+from sim.probe import Probe
 from sim.record import Extras, Record, RunResult, SessionRecord, Status, joined, makespan_s
 from sim.request import Request
 from sim.retention import LRU
@@ -34,12 +35,17 @@ def simulate(
     load: Load,
     seed: int,
     macro_steps: bool = True,
+    probe: Probe | None = None,
 ) -> RunResult:
-    """Every workflow once under the policy. Order and instants of arrival depend on load and seed only."""
+    """Every workflow once under the policy. Order and instants of arrival depend on load and seed only.
+
+    A ``probe`` changes nothing; workflows that run alone have no clock in common, so there is none of them.
+    """
     fleet = fleet_of(engine)
     numbered = in_order(workflows, load, seed)
     world = World(policy, fleet, numbered, seed)
     if isinstance(load, Alone):
+        assert probe is None
         parts = []
         for number, workflow in numbered.items():
             driver = _Driver(world, fleet, {number: workflow}, macro_steps)
@@ -47,6 +53,8 @@ def simulate(
             parts.append(driver.result())
         return joined(parts)
     driver = _Driver(world, fleet, numbered, macro_steps)
+    if probe:
+        driver.watch(probe)
     if isinstance(load, OpenLoop):
         driver.open_loop(load.arrivals(workflows, seed))
     else:
@@ -104,6 +112,10 @@ class _Driver:
         if self._run.every_s:
             self._env.process(self._looks(self._run.every_s))
 
+    def watch(self, probe: Probe) -> None:
+        """Let it see the engines at its instants."""
+        self._env.process(self._seen(probe))
+
     def closed_loop(self, sessions: int) -> None:
         """Keep that many sessions under way until every workflow has had its turn."""
         self._refill = True
@@ -145,6 +157,11 @@ class _Driver:
                 server.observe(partial(self._told, told, all_told))
             yield all_told
             self._start(self._run.tick(pooled(told), self._env.now))
+
+    def _seen(self, probe: Probe) -> Events:
+        for instant in probe.instants:
+            yield self._env.timeout(instant - self._env.now)
+            probe.signals.append(pooled([server.signals() for server in self._servers]))
 
     def _told(self, told: list[Signals], all_told: simpy.Event, signals: Signals) -> None:
         told.append(signals)

@@ -28,7 +28,7 @@ def pattern_names(context: click.Context, parameter: click.Parameter, incomplete
 
 
 def figure_kinds(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Figures of a study."""
-    from sim.study.figures import FIGURES
+    """Figures of `workspan plot`."""
+    from sim.figures import KINDS
 
-    return [name for name in FIGURES if name.startswith(incomplete)]
+    return [name for name in KINDS if name.startswith(incomplete)]

@@ -14,16 +14,14 @@ import click
 
 from sim.commands.cells import cell_progress, cores, minutes
 from sim.commands.common import tell
-from sim.commands.complete import figure_kinds
 from sim.errors import StudyError
-from sim.results import svg, write_whole
 from sim.study.again import Again
 from sim.study.drive import Run, Shard
 from sim.study.estimate import seconds_per_cell
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.report import print_report, print_rows, report_json
-from sim.study.results import Results, open_results
+from sim.study.results import open_results
 from sim.study.store import Store
 from sim.study.studyfile import load_study, write_template
 
@@ -171,40 +169,26 @@ def status(folder: Path) -> None:
 @folder_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option(
-    "-o",
-    "figures",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a page (.html), or a figure (.svg).",
+    "-o", "page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with figures, a .html file."
 )
-@click.option(
-    "--figure",
-    "kind",
-    default="speedup",
-    show_default=True,
-    metavar="KIND",
-    help="Which one.",
-    shell_complete=figure_kinds,
-)
-def report(folder: Path, as_json: bool, figures: Path | None, kind: str) -> None:
-    """Say what the study in FOLDER shows, as far as it is done.
+def report(folder: Path, as_json: bool, page: Path | None) -> None:
+    """Say what the study in FOLDER shows, as far as it is done; figures alone are drawn by `workspan plot`.
 
     \b
     workspan study report results
-    workspan study report results --figure speedup -o speedup.svg
+    workspan study report results -o report.html
     """
     results = open_results(folder)
-    if figures and figures.suffix == ".html":
+    if page:
+        if page.suffix != ".html":
+            raise StudyError(f"{page}: give a .html file; figures: workspan plot speedup {folder} -o {page}")
         from sim.study.page import write_page  # jinja2 and matplotlib, a second that only a page needs
 
-        write_page(results, figures)
-        click.echo(f"wrote {figures}", err=True)
-    elif figures:
-        _save(results, kind, figures)
-        click.echo(f"wrote {figures}", err=True)
+        write_page(results, page)
+        click.echo(f"wrote {page}", err=True)
     if as_json:
         click.echo(json.dumps(report_json(results), indent=2, allow_nan=False))
-    elif not figures:
+    elif not page:
         print_report(results)
 
 
@@ -220,18 +204,6 @@ def query(folder: Path, sql: str, form: str) -> None:
       FROM sessions JOIN cells USING (cell) GROUP BY ALL ORDER BY ALL"
     """
     print_rows(open_results(folder).query(sql), form)
-
-
-def _save(results: Results, kind: str, path: Path) -> None:
-    """Draw a figure; an SVG carries the manifest. Raises StudyError where it cannot be drawn there."""
-    figure = results.figure(kind)
-    try:
-        if path.suffix == ".svg":
-            write_whole(path, svg(figure, results.manifest))
-        else:
-            figure.savefig(path)
-    except (OSError, ValueError) as error:  # ValueError: a format that matplotlib does not know
-        raise StudyError(f"{path}: {getattr(error, 'strerror', None) or error}; give a .svg, .png or .pdf") from error
 
 
 def _plan(path: Path, overrides: tuple[str, ...]) -> Plan:

@@ -22,6 +22,7 @@ from sim.study.points import Point, Resolver
 from sim.study.results import Results
 from sim.study.version import engine_digest
 from sim.study.worker import as_they_run
+from sim.workflow import Workflow
 
 #: Calls of a workflow whose picture can be read.
 _CALLS = (3, 60)
@@ -119,12 +120,12 @@ def example(results: Results, row: Row) -> Example:
     """
     told = results.manifest
     names = (told["baseline"], row["policy"])
-    keys = _keys(results, row["point"])
+    keys = keys_of(results, row["point"])
     if any(name not in keys for name in names):
         raise StudyError("the first seed has not run under both policies")
     pairs = results.query(_PAIRS.format(base=keys[names[0]], other=keys[names[1]]))
     chosen = _chosen(pairs, is_only_noise(row))
-    point, workflows = _resolved(results, row["point"], {name: keys[name] for name in names})
+    point, workflows = resolved(results, row["point"], {name: keys[name] for name in names})
     runs = {name: _ran(point, workflows, name, chosen.number) for name in names}
     at = int(np.flatnonzero(pairs["session"] == chosen.number)[0])
     for ran, column in zip(runs.values(), ("base", "other"), strict=True):
@@ -145,7 +146,7 @@ def profiles_of(results: Results) -> list[Profile]:
     return list({pool.profile.name: pool.profile for pool in pools}.values())
 
 
-def _keys(results: Results, point: int) -> dict[str, str]:
+def keys_of(results: Results, point: int) -> dict[str, str]:
     """Policy -> the cell of the first seed."""
     columns = results.query(f"SELECT policy, cell FROM cells WHERE point = {point} AND seed = 0 AND arrivals_seed = 0")
     return dict(zip(map(str, columns["policy"]), map(str, columns["cell"]), strict=True))
@@ -175,10 +176,13 @@ def _chosen(pairs: Mapping[str, Any], noise: bool) -> Chosen:
     return Chosen(int(numbers[place]), f"Of the {len(numbers):,} sessions {which} of the first seed, the median gain.")
 
 
-def _resolved(results: Results, number: int, keys: Mapping[str, str]) -> tuple[Point, Sequence[Any]]:
-    """The point and the workflows of its first seed, from which the cells of these names must come."""
+def resolved(results: Results, number: int, keys: Mapping[str, str]) -> tuple[Point, Sequence[Workflow]]:
+    """The point and the workflows of its first seed, from which the cells of these names must come.
+
+    Raises StudyError where they cannot be simulated as they were.
+    """
     again = Again.of(results.folder / "manifest.json")
-    changed = "workspan has changed since the study ran; run it again to see a workflow"
+    changed = "workspan has changed since the study ran; run it again to look at single workflows and engines"
     if again.told["engine"] != engine_digest():
         raise StudyError(changed)
     try:
@@ -194,7 +198,7 @@ def _resolved(results: Results, number: int, keys: Mapping[str, str]) -> tuple[P
     return point, as_they_run(corpus.workflows, point.tools, again.study.traces.resample, 0)
 
 
-def _ran(point: Point, workflows: Sequence[Any], policy: str, number: int) -> Ran:
+def _ran(point: Point, workflows: Sequence[Workflow], policy: str, number: int) -> Ran:
     result = simulate(workflows, point.policies[policy], point.fleet, point.load, 0)
     by_session = groupby(result.records, key=attrgetter("session"))
     records = next(list(some) for session, some in by_session if session == number)

@@ -41,6 +41,8 @@ _SAID: Mapping[str, Callable[[Any], str]] = {
     "enable_prefix_caching": lambda value: f"prefix caching {'on' if value else 'off'}",
     "tool_time": lambda value: f"tool time {value}",
 }
+#: All columns that may tell points apart; a load is several.
+SETTINGS = (*SERVER, "session_rate", "concurrent_sessions", "arrivals", "burstiness", *_OTHER)
 _MISSING = {"arrivals": "drawn arrivals", "router": "router of the policy"}
 #: What tells loads apart besides their axis.
 _LOADS: Mapping[str, tuple[str, ...]] = {"session_rate": ("arrivals", "burstiness"), "concurrent_sessions": ()}
@@ -63,7 +65,12 @@ class Layout:
     @property
     def axis_title(self) -> str:
         """With its unit."""
-        return _AXES[self.axis] if self.axis else ""
+        return setting_title(self.axis) if self.axis else ""
+
+
+def setting_title(name: str) -> str:
+    """A setting as the name of an axis, with its unit."""
+    return _AXES.get(name, name)
 
 
 def rows_of(columns: Columns) -> list[dict[str, Any]]:
@@ -90,6 +97,13 @@ def layout(rows: Sequence[Row]) -> Layout:
         if len({tuple(point[name] for name in panels) for point in points}) < len(points):
             return Layout(axis, panels)
     return Layout(None, telling(points, (*SERVER, "load", *_OTHER)))
+
+
+def layout_along(axis: str, rows: Sequence[Row]) -> Layout:
+    """Along this column: what is varied together with it tells no panels apart."""
+    points = list({row["point"]: row for row in rows}.values())
+    others = [name for name in (*SERVER, "load", *_OTHER) if name != axis]
+    return Layout(axis, telling(points, (axis, *others))[1:])
 
 
 def telling(points: Sequence[Row], names: Iterable[str]) -> tuple[str, ...]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from sim.breakdown import Breakdown
-from sim.gantt import STYLES, breakdown_bars, gantt, gantt_parts, gantt_rows, part_legend, seconds_text
+from sim.gantt import STYLES, seconds_text
 from sim.results import svg
-from sim.study.figures import draw_frameworks, draw_speedup
+from sim.study.figures.along import draw_speedup
+from sim.study.figures.closely import draw_frameworks
+from sim.study.figures.closeup import draw_breakdown, draw_gantt
 from sim.study.focus import Example, Where
 from sim.study.panels import Row, layout, said, setting
 from sim.study.report import most_telling
@@ -20,7 +22,6 @@ from sim.study.results import Results
 from sim.study.sheet import Sheet
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 #: Inches: on a phone letters of 8 points are then about as large as those of the text.
@@ -73,33 +74,14 @@ def frameworks_picture(results: Results, chosen: Row) -> Picture | None:
 
 def where_picture(where: Where) -> Picture:
     """A bar for each policy."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, 0.9 + 0.5 * len(where.parts)), layout="constrained")
-    breakdown_bars(figure.subplots(), where.parts)
-    shown = {name for parts in where.parts.values() for name, seconds in parts._asdict().items() if seconds > 0}
-    _legend(figure, part_legend(sorted(shown)))
+    figure = draw_breakdown(where, _WIDTH)
     told = (f"{name}: {parts_in_words(parts)}" for name, parts in where.parts.items())
     return _picture(figure, "where", "Mean seconds of a session by policy", _sentence(told), "")
 
 
 def example_picture(example: Example) -> Picture:
     """One workflow under each policy, on one time axis."""
-    from matplotlib.figure import Figure
-
-    from sim.plots import literal
-
-    rows = [gantt_rows(ran) for ran in example.runs.values()]
-    inches = [min(4.5, max(0.7, 0.2 * number)) for number in rows]
-    figure = Figure(figsize=(_WIDTH, 1.3 + sum(inches)), layout="constrained")
-    axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": inches}).ravel()
-    for ax, (name, ran) in zip(axes, example.runs.items(), strict=True):
-        gantt(ax, ran)
-        ax.set_title(literal(f"{name}: {seconds_text(ran.session.latency_s)} s"), loc="left", fontsize=8.5)
-    axes[0].set_xlim(left=0)
-    axes[-1].set_xlabel("seconds since the session's arrival", fontsize=8)
-    shown = sorted(set().union(*(gantt_parts(ran) for ran in example.runs.values())))
-    _legend(figure, part_legend(shown, path=True))
+    figure = draw_gantt(example, _WIDTH)
     told = (
         f"under {name} it takes {seconds_text(ran.session.latency_s)} s, and its critical path has {len(ran.path())} of"
         f" {len(ran.workflow.nodes)} nodes"
@@ -156,11 +138,6 @@ def _ceiling(row: Row) -> str:
 def _sentence(parts: Iterable[str]) -> str:
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": 8}
-    figure.legend(handles=handles, handlelength=2.4, handleheight=1.1, **place)
 
 
 def _picture(figure: Figure, name: str, title: str, description: str, caption: str) -> Picture:

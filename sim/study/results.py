@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,13 +46,19 @@ class Results:
             except _mistakes() as error:
                 raise StudyError(f"query: {first_line(error)}; DESCRIBE cells shows what there is") from error
 
-    def figure(self, kind: str = "speedup") -> Figure:
-        """One of FIGURES. Raises StudyError for another, or where there is nothing to draw."""
-        from sim.study.figures import FIGURES
+    def figure(self, kind: str = "speedup", policies: Sequence[str] = (), point: int | None = None) -> Figure:
+        """One of FIGURES, of all policies or these, at a point of its own choice or this one.
+
+        Raises StudyError for another, or where there is nothing to draw.
+        """
+        from sim.study.figures import ALL_POINTS, FIGURES
+        from sim.study.sheet import Asked
 
         if kind not in FIGURES:
             raise StudyError(f"no figure {kind!r}{nearest(kind, FIGURES)}")
-        return FIGURES[kind](self)
+        if point is not None and kind in ALL_POINTS:
+            raise StudyError(f"{kind} draws all points; leave out which")
+        return FIGURES[kind](self, Asked(tuple(policies), point))
 
     @property
     def status(self) -> Status:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.errors import StudyError
+from sim.errors import StudyError, nearest
 from sim.study.panels import (
     Layout,
     Row,
     is_only_noise,
     layout,
+    layout_along,
     policy_rows,
     rows_of,
     said,
@@ -33,8 +34,19 @@ if TYPE_CHECKING:
 #: Panels of a figure that can still be read, and how many stand side by side.
 _MOST_PANELS = 12
 _COLUMNS = 3
+#: Inches of a figure at whose side a long name does not fit.
+_LOW = 4.5
 #: Of the small print.
 _LETTERS_PER_INCH = 17
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a study to draw: these policies beside the baseline, or all; this point, or the figure's choice."""
+
+    policies: tuple[str, ...] = ()
+    point: int | None = None
+
 
 Panels = dict[tuple[Any, ...], list[Row]]
 
@@ -43,8 +55,8 @@ Panels = dict[tuple[Any, ...], list[Row]]
 class Sheet:
     """The rows to draw and how their points lie. ``notes``: what the foot must say; ``every``: all rows there are.
 
-    ``asked``: over how many questions p is corrected; ``width``: inches of a figure of one panel; ``bare``: without
-    title and foot, which stand elsewhere.
+    ``asked``: over how many questions p is corrected; ``order``: of all policies of the study; ``width``: inches of a
+    figure of one panel; ``bare``: without title and foot, which stand elsewhere.
     """
 
     every: Sequence[Row]
@@ -54,24 +66,36 @@ class Sheet:
     policies: Sequence[str]
     title: str
     asked: int
+    order: Sequence[str] = ()
     width: float = 7.2
     bare: bool = False
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, results: Results, points: Collection[int] | None = None) -> Sheet:
-        """Of all points, or of these. Raises StudyError where there is nothing to draw, or too much."""
+    def of(
+        cls,
+        results: Results,
+        points: Collection[int] | None = None,
+        only: Collection[str] = (),
+        axis: str | None = None,
+    ) -> Sheet:
+        """Of all points and policies, or of these, along this column or the most telling one.
+
+        Raises StudyError where there is nothing to draw, or too much.
+        """
         every, told = rows_of(results.comparisons), results.manifest
         asked = sum(row["p"] is not None for row in policy_rows(every))
         every = [row for row in every if points is None or row["point"] in points]
-        rows = policy_rows(every)
+        rows = [row for row in policy_rows(every) if not only or row["policy"] in only]
         if not rows:
             raise StudyError(
                 f"{results.folder}: no policy can be compared with the baseline yet; run more of the study"
             )
         there = {row["policy"] for row in rows}
         policies = [name for name in told["policies"] if name in there]
-        sheet = cls(every, rows, layout(rows), told["baseline"], policies, _title(told, rows), asked)
+        order = [name for name in told["policies"] if name != told["baseline"]]
+        placed = layout_along(axis, rows) if axis else layout(rows)
+        sheet = cls(every, rows, placed, told["baseline"], policies, _title(told, rows), asked, order)
         if len(sheet.panels) > _MOST_PANELS or (not sheet.layout.axis and len(sheet.places) > _MOST_PANELS):
             names = ", ".join(sheet.layout.panels)
             raise StudyError(
@@ -79,6 +103,19 @@ class Sheet:
                 " workspan study query, and draw those"
             )
         return sheet
+
+    @classmethod
+    def asked_for(cls, results: Results, asked: Asked, axis: str | None = None) -> Sheet:
+        """Of what was asked for. Raises StudyError where the study has no such thing."""
+        told = results.manifest
+        for name in asked.policies:
+            if name not in told["policies"]:
+                raise StudyError(f"{results.folder}: no policy {name!r}{nearest(name, told['policies'])}")
+        if set(asked.policies) == {told["baseline"]}:
+            raise StudyError(f"{told['baseline']} is the baseline, which is drawn anyway; name another policy")
+        if asked.point is not None and not 0 <= asked.point < told["points"]:
+            raise StudyError(f"{results.folder}: no point {asked.point}; they are 0 to {told['points'] - 1}")
+        return cls.of(results, None if asked.point is None else {asked.point}, asked.policies, axis)
 
     @cached_property
     def panels(self) -> Panels:
@@ -125,7 +162,7 @@ class Sheet:
 
         if name == self.baseline:
             return "0.25", "."
-        index = self.policies.index(name)
+        index = self.order.index(name)
         return COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
 
     def note_marks(self) -> None:
@@ -142,12 +179,17 @@ class Sheet:
         return next((row for row in reversed(rows) if row["point"] not in beyond), rows[0])
 
     def subplots(
-        self, titles: Mapping[tuple[Any, ...], str], share: bool, size: tuple[float, float], room: float = 0.8
+        self,
+        titles: Mapping[tuple[Any, ...], str],
+        share: bool,
+        size: tuple[float, float],
+        room: float = 0.8,
+        abreast: int = _COLUMNS,
     ) -> tuple[Figure, dict[tuple[Any, ...], Axes]]:
         """A figure, and the axes of each panel under its title; ``room``: inches beside them."""
         from matplotlib.figure import Figure
 
-        columns = min(_COLUMNS, len(titles))
+        columns = min(abreast, len(titles))
         lines = -(-len(titles) // columns)
         width, height = 0.6 + size[0] * columns, 1.3 + size[1] * lines
         if columns == 1:
@@ -174,7 +216,7 @@ class Sheet:
         if len(axes) == 1:
             axes[0].set(xlabel=x.replace(" (", "\n(") if self.bare else x, ylabel=y.replace(" (", "\n("))
         else:
-            figure.supylabel(y, fontsize=9)
+            figure.supylabel(y.replace(" (", "\n(") if figure.get_figheight() < _LOW else y, fontsize=9)
             for ax in axes:
                 ax.set_xlabel(x if ax.xaxis.get_tick_params()["labelbottom"] else "", fontsize=8.5)
         foot = "" if self.bare else wrapped("; ".join(self.notes), figure.get_figwidth())

@@ -105,7 +105,7 @@ def test_an_unknown_command_suggests_the_nearest(typed, meant):
         (["replay", "--profile", "rtx4"], ["rtx4090-llama-3.1-8b"]),
         (["profiles", "diff", "rtx4090-llama-3.1-8b", "rtxp"], ["rtxpro6000-llama-3.1-8b"]),
         (["traces", "generate", "deb"], ["debate"]),
-        (["study", "report", "results", "--figure", "c"], ["cdf"]),
+        (["plot", "c"], ["cdf"]),
     ],
     ids=" ".join,
 )

@@ -77,18 +77,16 @@ def test_files_of_a_result_agree_with_each_other(study, tmp_path):
     assert told["provenance"] == json.loads((out / "manifest.json").read_text())
 
 
-def test_a_query_and_a_figure(study, tmp_path):
+def test_a_query(study, tmp_path):
     out = tmp_path / "results"
     workspan("study", "run", study, "-o", out, "-j", 1)
     sql = "SELECT policy, count(*) AS n FROM sessions JOIN cells USING (cell) GROUP BY ALL ORDER BY ALL"
     found = workspan("study", "query", out, sql, "--format", "csv")
     assert found.stdout.splitlines() == ["policy,n", "async,24", "sequential,36"]
     assert_one_line(workspan("study", "query", out, "SELECT nothing FROM cells"), "nothing")
-    drawn = workspan("study", "report", out, "-o", tmp_path / "x.svg", "--figure", "latency")
-    assert drawn.returncode == 0, drawn.stderr
-    assert (tmp_path / "x.svg").read_text().startswith("<?xml")
-    assert_one_line(workspan("study", "report", out, "-o", tmp_path / "y.svg", "--figure", "speed"), "speedup")
-    assert_one_line(workspan("study", "report", out, "-o", tmp_path / "no" / "y.svg"), "y.svg")
+    page = tmp_path / "no" / "y.html"
+    assert_one_line(workspan("study", "report", out, "-o", page), "y.html")
+    assert_one_line(workspan("study", "report", out, "-o", "y.svg"), f"workspan plot speedup {out} -o y.svg")
 
 
 def test_the_template_runs_and_its_manifest_repeats_it(tmp_path):
