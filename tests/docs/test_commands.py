@@ -33,6 +33,7 @@ SUBSTITUTIONS = (
 )
 #: What is only parsed, and why.
 PARSED = (
+    ("plot KIND ", "a form of commands; tests/sim/test_plot.py has them"),
     ("live mock .*&", "it is the server of the test, which runs already"),
     ("calibrate --from (RUN|result.json) ", "there is no record; tests/calibration has them"),
     ("calibrate .* -o mine.yaml", "ten seconds; README's is run"),
