@@ -8,7 +8,7 @@ REAL_TIME := $(patsubst %,tests/calibration/test_%.py,from_server validate)
 REAL_TIME += $(patsubst %,tests/live/test_%.py,compare fake measure)
 ON_A_SERVER := $(patsubst %,tests/vllm/test_%.py,calibrate_live replay tools_live)
 
-.PHONY: demo test test-vllm live-demo validate-cpu lint bench corpus clean
+.PHONY: demo test test-vllm live-demo validate-cpu artifact lint bench corpus clean
 
 demo: .venv/ready
 	rm -rf demo
@@ -50,6 +50,10 @@ validate-cpu: .venv/ready
 	  --concurrent-sessions 2 --concurrent-sessions 6 --concurrent-sessions 16 --repeat 3 --quick \
 	  --hardware '2 cores of a server CPU with AVX512-bf16' -o validation
 	./setup_vllm.sh --stop
+
+# The claims of docs/artifact.md that a CPU can check; CLAIMS="C3 C13" for some of them.
+artifact: .venv/ready
+	$(PY) tests/artifact.py $(CLAIMS)
 
 lint: .venv/ready
 	.venv/bin/ruff check
