@@ -19,6 +19,8 @@ def question(told: Mapping[str, Any]) -> str:
 
 def answer(rows: Sequence[Row], told: Mapping[str, Any]) -> str:
     """In a sentence or two; what nobody can run, as it knows the future, is named apart."""
+    if list(told["policies"]) == [told["baseline"]]:
+        return "There is only the baseline, so nothing is compared; its numbers are in summary.csv."
     if not rows:
         return "Nothing can be said yet: no point has all of its policies finished."
     faster = [row for row in rows if row["verdict"] == "faster"]
