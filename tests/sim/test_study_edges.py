@@ -166,3 +166,12 @@ def test_the_error_of_a_fleet_is_that_of_its_worst_profile(traces, tmp_path):
 
     errors = [error_pct(profile=name) for name in ("rtx4090-llama-3.1-8b", "rtxpro6000-llama-3.1-8b")]
     assert error_pct(fleet="fleet.yaml") == max(errors) > min(errors)
+
+
+def test_a_manifest_has_the_digests_of_all_profiles_even_of_one_name(traces):
+    files, grid = Files(), {"product": {"server.num_gpu_blocks": [900, 901]}}
+    study = Study(**STUDY, traces={"sources": [traces]}, grid=grid)
+    plan = Plan.of(study, read_corpus(study, files)[0], files)
+    digests = [point.fleet.pools[0].profile.digest for point in plan.points]
+    assert len(set(digests)) == 2
+    assert plan.manifest()["profiles"] == {"rtx4090-llama-3.1-8b": digests}
