@@ -20,8 +20,10 @@ from sim.study.worker import KINDS, Part
 
 FORMAT = "workspan-study"
 
+#: What is written of a study that is complete.
+_OUTCOME = ("comparisons.csv", "summary.csv", "summary.json", "report.html")
 #: What a study writes besides its manifest.
-_NAMES = {*KINDS, "inputs", "plan.parquet", "comparisons.csv", "summary.csv", "summary.json"}
+_NAMES = {*KINDS, "inputs", "plan.parquet", *_OUTCOME}
 #: Kind -> a column that no other has.
 _OF = {"calls": "call_id", "sessions": "session", "cells": "duration"}
 #: What a manifest must have.
@@ -87,6 +89,11 @@ class Store:
         """Remove what processes that were killed have left half-written."""
         for part in self.folder.rglob(f"*{_PART}"):
             part.unlink(missing_ok=True)
+
+    def drop_outcome(self) -> None:
+        """Remove what follows from all results, as the study is another one now: it may have no such policy or load."""
+        for name in _OUTCOME:
+            (self.folder / name).unlink(missing_ok=True)
 
     def keep(self, path: Path, name: str) -> str:
         """Copy a file that was read into the folder, under this name; gives its place in it."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from sim.errors import StudyError
 from sim.study import Study, open_results
 from sim.study.answer import answer
-from sim.study.drive import Run
+from sim.study.drive import Run, Shard
 from sim.study.plan import Plan, read_corpus
 from sim.study.points import Files
 from sim.study.report import print_report
@@ -33,9 +33,9 @@ def traces(tmp_path_factory):
     return str(jsonl(tmp_path_factory.mktemp("traces") / "few.jsonl", *workflows))
 
 
-def run(folder, traces, **changed):
+def run(folder, traces, shard=Shard(), **changed):  # noqa: B008
     study, files = Study(**{**STUDY, "traces": {"sources": [traces]}, **changed}), Files()
-    Run(Plan.of(study, read_corpus(study, files)[0], files), Store(Path(folder)), files).run()
+    Run(Plan.of(study, read_corpus(study, files)[0], files), Store(Path(folder)), files, shard=shard).run()
     return open_results(folder)
 
 
@@ -124,6 +124,18 @@ def test_tables_have_what_the_study_has_now(traces, tmp_path):
     assert rows(seeds=1) == (4 * 3, 3)
     assert rows(policies=["sequential"]) == (4 * 4, 4)
     assert len(list((folder / "sessions").iterdir())) > 6  # the others are kept
+
+
+def test_what_was_said_of_another_study_does_not_stay_while_this_one_is_unfinished(traces, tmp_path):
+    folder = tmp_path / "study"
+    assert list(run(folder, traces).query("SELECT policy FROM comparisons")["policy"]) == ["async", "sequential"]
+    (folder / "report.html").write_text("of then")
+    run(folder, traces, policies=["sequential", "plas"], shard=Shard(1, 2))
+    assert not {"comparisons.csv", "summary.csv", "summary.json", "report.html"} & {
+        one.name for one in folder.iterdir()
+    }
+    found = run(folder, traces, policies=["sequential", "plas"])
+    assert list(found.query("SELECT policy FROM comparisons")["policy"]) == ["plas", "sequential"]
 
 
 # Folders and reports
