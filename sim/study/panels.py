@@ -49,6 +49,14 @@ _LOADS: Mapping[str, tuple[str, ...]] = {"session_rate": ("arrivals", "burstines
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What of a study to draw: these policies beside the baseline, or all; this point, or the figure's choice."""
+
+    policies: tuple[str, ...] = ()
+    point: int | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """``axis``: the column along which points differ within a panel, None where they have no order.
 

@@ -52,7 +52,7 @@ class Results:
         Raises StudyError for another, or where there is nothing to draw.
         """
         from sim.study.figures import ALL_POINTS, FIGURES
-        from sim.study.sheet import Asked
+        from sim.study.panels import Asked
 
         if kind not in FIGURES:
             raise StudyError(f"no figure {kind!r}{nearest(kind, FIGURES)}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from sim.errors import StudyError, nearest
 from sim.study.panels import (
+    Asked,
     Layout,
     Row,
     is_only_noise,
@@ -38,14 +39,6 @@ _COLUMNS = 3
 _LOW = 4.5
 #: Of the small print.
 _LETTERS_PER_INCH = 17
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What of a study to draw: these policies beside the baseline, or all; this point, or the figure's choice."""
-
-    policies: tuple[str, ...] = ()
-    point: int | None = None
 
 
 Panels = dict[tuple[Any, ...], list[Row]]

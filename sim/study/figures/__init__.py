@@ -9,8 +9,8 @@ from sim.study.figures.along import latency, speedup, throughput
 from sim.study.figures.closely import cdf, frameworks, workload
 from sim.study.figures.closeup import breakdown, gantt, timeline
 from sim.study.figures.grid import ablation, replicas, sensitivity
+from sim.study.panels import Asked
 from sim.study.results import Results
-from sim.study.sheet import Asked
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

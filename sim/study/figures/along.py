@@ -19,9 +19,9 @@ from sim.study.figures.axes import (
     scale,
     ticks,
 )
-from sim.study.panels import Row, noise_rows, rows_of
+from sim.study.panels import Asked, Row, noise_rows, rows_of
 from sim.study.results import Results
-from sim.study.sheet import Asked, Sheet, floats
+from sim.study.sheet import Sheet, floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

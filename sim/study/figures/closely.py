@@ -12,9 +12,9 @@ from sim.errors import StudyError
 from sim.study.again import Again
 from sim.study.figures.axes import DECADE, PANEL, finish_bare, ratio_title
 from sim.study.outcome import ALL, POLICY
-from sim.study.panels import Row, is_only_noise, said, saturated
+from sim.study.panels import Asked, Row, is_only_noise, said, saturated
 from sim.study.results import Results
-from sim.study.sheet import Asked, Sheet
+from sim.study.sheet import Sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

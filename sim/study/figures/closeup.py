@@ -16,9 +16,9 @@ from sim.probe import Probe
 from sim.simulate import simulate
 from sim.study.figures.axes import finish_bare, place_marks, place_title
 from sim.study.focus import Example, Where, example, focus, keys_of, resolved, where_time_went
-from sim.study.panels import Row
+from sim.study.panels import Asked, Row
 from sim.study.results import Results
-from sim.study.sheet import Asked, Sheet
+from sim.study.sheet import Sheet
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

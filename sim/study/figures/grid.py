@@ -12,9 +12,9 @@ from sim.errors import StudyError
 from sim.study.figures.along import baseline_latency, cell_rows, limits, measured
 from sim.study.figures.axes import DECADE, PANEL, finish_bare, note_saturated, place_title, ratio_title, scale
 from sim.study.focus import focus, oracles
-from sim.study.panels import SETTINGS, Layout, Row, is_only_noise, said, setting_title, telling
+from sim.study.panels import SETTINGS, Asked, Layout, Row, is_only_noise, said, setting_title, telling
 from sim.study.results import Results
-from sim.study.sheet import Asked, Sheet, wrapped
+from sim.study.sheet import Sheet, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
