@@ -14,6 +14,7 @@ LIMITS = {
     "maximum": lambda value, limit: value <= limit,
     "exclusiveMinimum": lambda value, limit: value > limit,
     "minItems": lambda value, limit: len(value) >= limit,
+    "minLength": lambda value, limit: len(value) >= limit,
     "enum": lambda value, limit: value in limit,
 }
 SAID = {"$schema", "$defs", "title", "description", "default"}

@@ -28,7 +28,7 @@ from sim.study.studyfile import load_study, write_template
 study_argument: Callable[[Any], Any] = click.argument("study", type=click.Path(path_type=Path))
 folder_argument: Callable[[Any], Any] = click.argument("folder", type=click.Path(path_type=Path))
 set_option: Callable[[Any], Any] = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Instead of the file's: load.session_rate=0.5."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Instead of the file's: server.max_num_seqs=64."
 )
 
 
@@ -64,7 +64,7 @@ def plan(study: Path, overrides: tuple[str, ...], jobs: int | None) -> None:
     """Say how many cells the study has and about how long they take; runs none of them.
 
     \b
-    workspan study plan my-study/study.yaml --set load.session_rate=0.5
+    workspan study plan my-study/study.yaml --set seeds=20
     """
     found = _plan(study, overrides)
     jobs = jobs or cores()

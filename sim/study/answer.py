@@ -19,6 +19,8 @@ def question(told: Mapping[str, Any]) -> str:
 
 def answer(rows: Sequence[Row], told: Mapping[str, Any]) -> str:
     """In a sentence or two; what nobody can run, as it knows the future, is named apart."""
+    if list(told["policies"]) == [told["baseline"]]:
+        return "There is only the baseline, so nothing is compared; its numbers are in summary.csv."
     if not rows:
         return "Nothing can be said yet: no point has all of its policies finished."
     faster = [row for row in rows if row["verdict"] == "faster"]
@@ -57,7 +59,8 @@ def _nobody(rows: Sequence[Row], told: Mapping[str, Any]) -> str:
     many = len({row["point"] for row in rows}) > 1
     who = "no policy that can be run" if any("_oracle" in rules for rules in told["policies"].values()) else "no policy"
     small = sum(row["verdict"] == "within the profile's error" for row in rows)
-    error = f" ({small} differences are more than noise, but within the profile's error)" if small else ""
+    differences = "1 difference is" if small == 1 else f"{small} differences are"
+    error = f" ({differences} more than noise, but within the profile's error)" if small else ""
     where = " at any point" if many else ""
     return f"{who.capitalize()} is faster than {told['baseline']} by more than noise{where}{error}"
 

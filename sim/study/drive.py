@@ -113,7 +113,10 @@ class Run:
             store.write(workflows, gzip.compress(text, mtime=0))
         store.write("plan.parquet", written(plan.table(plan.cells())))
         manifest = {**plan.manifest(), "inputs": {**inputs, "workflows": workflows}}
-        store.write("manifest.json", (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
+        told = (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
+        if store.manifest_path.exists() and store.manifest_path.read_bytes() != told:
+            store.drop_outcome()
+        store.write("manifest.json", told)
         return (store.folder / workflows).absolute()
 
     def _read_files(self) -> dict[str, Path]:

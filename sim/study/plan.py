@@ -188,7 +188,6 @@ class Plan:
 
     def manifest(self) -> dict[str, Any]:
         """What the results depend on; the same study of the same things gives the same bytes."""
-        fleets = {point.columns()["profile"]: point.fleet for point in self.points}
         return {
             "format": FORMAT,
             "workspan": __version__,
@@ -196,7 +195,7 @@ class Plan:
             "python": platform.python_version(),
             "study": self.study.model_dump(mode="json", by_alias=True, exclude_unset=True),
             "traces": self.corpus.facts(),
-            "profiles": {name: [pool.profile.digest for pool in fleet.pools] for name, fleet in fleets.items()},
+            "profiles": self._profiles(),
             "policies": {name: str(policy) for name, policy in self.points[0].policies.items()},
             "baseline": self.baseline,
             **({"rules_of_your_own": self.own} if self.own else {}),
@@ -204,6 +203,14 @@ class Plan:
             "seeds": self.study.seeds,
             "stop": self.study.stop and self.study.stop.model_dump(),
         }
+
+    def _profiles(self) -> dict[str, list[str]]:
+        """Name -> digests of all profiles of that name, as they are set at the points, each once."""
+        found: dict[str, dict[str, None]] = {}
+        for fleet in {id(point.fleet): point.fleet for point in self.points}.values():
+            for pool in fleet.pools:
+                found.setdefault(pool.profile.name, {})[pool.profile.digest] = None
+        return {name: list(digests) for name, digests in found.items()}
 
     def _check_loads(self) -> None:
         """Let every load say now that it cannot give so many arrivals, not in a worker."""

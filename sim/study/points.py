@@ -66,8 +66,15 @@ class Point:
             "arrivals": load.arrivals,
             "tool_time": ", ".join(tool_times(self.settings.tool_time)),
             "information_error": self.settings.information_error,
-            "held_out_error_pct": held_out_pct(self.fleet.pools[0].profile),
+            "held_out_error_pct": _error_pct(self.fleet),
         }
+
+
+def _error_pct(fleet: Fleet) -> float | None:
+    """The held-out error in percent, of several profiles the worst; None: unknown."""
+    errors = [held_out_pct(pool.profile) for pool in fleet.pools]
+    known = [error for error in errors if error is not None]
+    return max(known) if len(known) == len(errors) else None
 
 
 class Resolver:

@@ -42,9 +42,12 @@ class Results:
         """The rows of a SELECT over ``cells``, ``sessions``, ``calls``, ``plan`` and ``comparisons``."""
         with self._finished.connect() as connection:
             try:
-                return dict(connection.execute(sql).fetchnumpy())
+                rows = connection.execute(sql)
             except _mistakes() as error:
                 raise StudyError(f"query: {first_line(error)}; DESCRIBE cells shows what there is") from error
+            if rows is None:
+                raise StudyError("query: there is no statement in it; give SQL such as SELECT * FROM cells")
+            return dict(rows.fetchnumpy())
 
     def figure(self, kind: str = "speedup", policies: Sequence[str] = (), point: int | None = None) -> Figure:
         """One of FIGURES, of all policies or these, at a point of its own choice or this one.
@@ -88,4 +91,5 @@ def _mistakes() -> tuple[type[Exception], ...]:
     """What is wrong with a query, not with the folder."""
     import duckdb
 
-    return duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.DataError
+    of_statements = duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException
+    return *of_statements, duckdb.DataError, duckdb.InvalidInputException, duckdb.PermissionException

@@ -15,12 +15,15 @@ from sim.latency import shipped
 from sim.load import SessionRate
 from sim.policies import parse_policy, policies
 from sim.rules import Router
-from sim.settings import Count, Strict
+from sim.settings import Strict
 from sim.tool_time import parse_tool_times
 
 DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
 #: The load under which each workflow arrives when it did in the recording.
 RECORDED = "recorded"
+
+#: Larger numbers are slips of the pen, and no table holds them.
+MOST = 10**9
 
 T = TypeVar("T")
 
@@ -77,7 +80,7 @@ def _as_list(value: object) -> object:
 def _texts(value: object) -> object:
     """One error for both forms that the value may have."""
     value = _as_list(value)
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+    if isinstance(value, str) or (value and isinstance(value, list) and all(isinstance(text, str) for text in value)):
         return value
     raise ValueError("input should be a rule, or a list of rules")
 
@@ -87,6 +90,9 @@ def tool_times(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
+Count = Annotated[int, Field(ge=1, le=MOST)]
+#: Of a file.
+FileName = Annotated[str, Field(min_length=1)]
 #: Several values: a list in the file, in Python also a tuple or a range.
 Several = Annotated[list[T], BeforeValidator(_as_list)]
 ProfileName = Annotated[str, checked(_profile), Offer(shipped)]
@@ -97,7 +103,7 @@ ToolTimes = Annotated[
 ]
 Rate = Annotated[float, checked(SessionRate)]
 Burstiness = Annotated[float, checked(lambda shape: SessionRate(1.0, shape))]
-Arrivals = Annotated[str, Offer(lambda: [RECORDED])]
+Arrivals = Annotated[FileName, Offer(lambda: [RECORDED])]
 
 
 class Server(Section):
@@ -109,13 +115,13 @@ class Server(Section):
     """So many equal engines."""
     router: RouterName | None = None
     """Added to every policy that has no router."""
-    fleet: str | None = None
+    fleet: FileName | None = None
     """The path of a file of pools of engines, instead of replicas."""
     max_num_seqs: Count | None = None
     """The most requests of a step, as vLLM's setting."""
     max_num_batched_tokens: Count | None = None
     """The most tokens of a step."""
-    num_gpu_blocks: Annotated[int, Field(ge=2)] | None = None
+    num_gpu_blocks: Annotated[int, Field(ge=2, le=MOST)] | None = None
     """KV blocks, the null block included."""
     enable_prefix_caching: bool | None = None
     """Whether prompts that begin alike share KV blocks."""

@@ -15,7 +15,6 @@ from typing_extensions import TypedDict  # pydantic needs this one below Python 
 from sim.bench_row import Slo
 from sim.errors import PolicyError
 from sim.policies import parse_policy
-from sim.settings import Count
 from sim.study.settings import (
     DEFAULT_PROFILE,
     RECORDED,
@@ -52,6 +51,10 @@ __all__ = [
 #: The embedded workflows, where a file of traces could be named.
 EMBEDDED = "embedded"
 
+#: Sessions of a cell, which a worker holds all at once.
+_MOST_SESSIONS = 1_000_000
+_MOST_SEEDS = 100_000
+
 Source = Annotated[str, Offer(lambda: [EMBEDDED])]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
@@ -63,7 +66,7 @@ class Traces(Section):
     """Files and folders in any format that `workspan traces` reads; ``embedded`` are the workflows of MAST."""
     only: Several[str] = Field(default_factory=list)
     """Patterns of the ids to keep, as a shell's: ``peer-review/*``."""
-    resample: Count | None = None
+    resample: Annotated[int, Field(ge=1, le=_MOST_SESSIONS)] | None = None
     """Draw so many workflows anew for each seed, with replacement; without it each runs once."""
     view: View = "visible"
     """Which dependencies count: the log's order, what the framework waits for, or what a prompt reads."""
@@ -136,7 +139,7 @@ class Stop(Section):
 
     ci_width: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Width of every 95 % interval at the point, as a share of the speed-up."""
-    max_runs: Count
+    max_runs: Annotated[int, Field(ge=1, le=_MOST_SEEDS)]
     """The most seeds of a point."""
 
 
@@ -164,7 +167,7 @@ def _name_each_once(names: list[str]) -> None:
 class Study(Settings):
     """Policies over the same workflows at every point of a grid. What is outside the grid is the same at all points."""
 
-    name: str = "study"
+    name: Annotated[str, Field(min_length=1)] = "study"
     """What the study is called."""
     traces: Traces = Field(default_factory=Traces)
     """Which workflows run."""
@@ -174,7 +177,7 @@ class Study(Settings):
     """What speed-ups are over; else sequential if it is named, else the first policy."""
     grid: Grid = Field(default_factory=Grid)
     """Which points there are; without it there is one."""
-    seeds: Annotated[int, Field(ge=1, le=100_000)] = 5
+    seeds: Annotated[int, Field(ge=1, le=_MOST_SEEDS)] = 5
     """How many draws of arrivals, and of workflows and tool times where those are drawn."""
     slo: Slo | None = None
     """What good service is, for goodput."""
@@ -240,14 +243,19 @@ def _points(study: Mapping[str, Any], grid: Grid) -> list[tuple[dict[str, Any], 
         return Settings.model_construct(**found)  # every value has been checked
 
     points = []
+    known: dict[str, dict[str, Any]] = {}
     for varied in grid.variations():
         try:
-            points.append((varied, settings(varied)))
+            point = settings(varied)
         except ValidationError as error:
             if not varied:
                 raise
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"point {_told(varied)}: {message}") from error
+        # p would be corrected for a question that is asked twice.
+        if (twin := known.setdefault(repr(point), varied)) is not varied:
+            raise ValueError(f"points {_told(twin)} and {_told(varied)} are the same; take one out")
+        points.append((varied, point))
     return points
 
 
@@ -258,4 +266,6 @@ def _refusal(message: str, *place: str) -> ValidationError:
 
 def _told(varied: Mapping[str, Any]) -> str:
     plain = (value.model_dump(exclude_unset=True) if isinstance(value, Section) else value for value in varied.values())
+    if not varied:
+        return "{}"
     return ", ".join(f"{key}={value}" for key, value in zip(varied, plain, strict=True))

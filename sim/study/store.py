@@ -20,10 +20,14 @@ from sim.study.worker import KINDS, Part
 
 FORMAT = "workspan-study"
 
+#: What is written of a study that is complete.
+_OUTCOME = ("comparisons.csv", "summary.csv", "summary.json", "report.html")
 #: What a study writes besides its manifest.
-_NAMES = {*KINDS, "inputs", "plan.parquet", "comparisons.csv", "summary.csv", "summary.json"}
+_NAMES = {*KINDS, "inputs", "plan.parquet", *_OUTCOME}
 #: Kind -> a column that no other has.
 _OF = {"calls": "call_id", "sessions": "session", "cells": "duration"}
+#: What a manifest must have.
+_TOLD = ("study", "traces", "policies", "baseline", "points", "seeds", "stop")
 #: Ends the name of a file that is being written.
 _PART = ".part"
 
@@ -86,6 +90,11 @@ class Store:
         for part in self.folder.rglob(f"*{_PART}"):
             part.unlink(missing_ok=True)
 
+    def drop_outcome(self) -> None:
+        """Remove what follows from all results, as the study is another one now: it may have no such policy or load."""
+        for name in _OUTCOME:
+            (self.folder / name).unlink(missing_ok=True)
+
     def keep(self, path: Path, name: str) -> str:
         """Copy a file that was read into the folder, under this name; gives its place in it."""
         place, data = f"inputs/{name}", path.read_bytes()
@@ -103,8 +112,8 @@ class Store:
     def connect(self) -> Iterator[Any]:
         """A DuckDB connection with the folder's tables as views. Raises StudyError for a file that is damaged.
 
-        ``plan``; ``finished``, a row of numbers for each finished cell; ``cells``, the two together; ``sessions`` and
-        ``calls``.
+        ``plan``; ``finished``, a row of numbers for each finished cell of it; ``cells``, the two together; ``sessions``
+        and ``calls`` of those. What an earlier plan had besides is kept in the files, and in no table.
         """
         duckdb = _duckdb()
         with duckdb.connect() as connection:
@@ -133,12 +142,14 @@ class Store:
             files = [self.folder / kind / part for part in parts]
             files = [path for path in files if kind != "calls" or path.exists()]
             connection.execute(f"CREATE VIEW every_{name} AS {_rows(files)}")
+        plan = _quoted(self.folder / "plan.parquet")
+        connection.execute(f"CREATE VIEW plan AS SELECT * FROM read_parquet('{plan}')")
         twice = self._twice(connection)
         for name in ("finished", "sessions", "calls"):
             once = "SEMI JOIN first ON e.cell = first.cell AND parse_filename(e.filename) = first.part" if twice else ""
+            # Else an average over sessions would be over those of a policy or window that the study has no more.
+            once += " SEMI JOIN plan ON e.cell = plan.cell"
             connection.execute(f"CREATE VIEW {name} AS SELECT e.* EXCLUDE (filename) FROM every_{name} e {once}")
-        plan = _quoted(self.folder / "plan.parquet")
-        connection.execute(f"CREATE VIEW plan AS SELECT * FROM read_parquet('{plan}')")
         connection.execute("CREATE VIEW cells AS SELECT * FROM plan JOIN finished USING (cell)")
         if (compared := self.folder / "comparisons.csv").exists():
             connection.execute(f"CREATE VIEW comparisons AS SELECT * FROM read_csv('{_quoted(compared)}')")
@@ -187,6 +198,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise StudyError(f"{path}: no manifest of a study; name the folder or manifest that `workspan study run` wrote")
+    if missing := [key for key in _TOLD if key not in found]:
+        raise StudyError(f"{path}: {', '.join(missing)} missing; run the study again in its folder, which writes it")
     return found
 
 

@@ -24,7 +24,16 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 
     Paths in it are relative to the file's folder.
     """
-    return yamlfile.load(path, Study, StudyError, overrides)
+    study = yamlfile.load(path, Study, StudyError, overrides)
+    everywhere = set.intersection(*(set(varied) for varied, _ in study.points()))
+    for text in overrides:
+        key = text.partition("=")[0]
+        if hidden := sorted(everywhere & {key, key.partition(".")[0]}):
+            raise StudyError(
+                f"{path}: --set {text}: has no effect, as the grid varies {hidden[0]}; set the grid's values, as in"
+                " --set grid.product.load.session_rate=[1,2]"
+            )
+    return study
 
 
 class _ForEditors(GenerateJsonSchema):

@@ -69,7 +69,8 @@ def written(columns: Mapping[str, Any], form: str = "parquet") -> bytes:
     try:
         with tempfile.TemporaryDirectory(prefix="workspan-") as folder:
             path = Path(folder) / "rows"
-            connection.execute(f"COPY rows TO '{path}' ({_FORMS[form]})")
+            name = str(path).replace("'", "''")
+            connection.execute(f"COPY rows TO '{name}' ({_FORMS[form]})")
             return path.read_bytes()
     except (OSError, duckdb.IOException) as error:
         raise StudyError(

@@ -49,7 +49,7 @@ def test_a_gain_that_the_server_sustains_comes_before_a_larger_one_that_it_does_
 
 def test_without_a_gain_the_answer_says_so():
     said = answer_of(made(row(0, 0.2), row(1, 0.4, speedup=1.005, verdict="within the profile's error")))
-    assert said.startswith("No policy is faster than async by more than noise at any point (1 differences")
+    assert said.startswith("No policy is faster than async by more than noise at any point (1 difference is")
 
 
 def test_a_policy_that_knows_the_future_is_never_the_answer():

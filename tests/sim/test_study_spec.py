@@ -305,7 +305,7 @@ def grids(draw):
 studies = st.fixed_dictionaries(
     {"policies": st.sampled_from([["async"], ["plas:levels=4", "sequential"]])},
     optional={
-        "name": st.text(),
+        "name": st.text(min_size=1),
         "traces": optional(
             only=st.lists(st.text()), resample=st.none() | few, view=st.sampled_from(["flow", "recorded"])
         ),
