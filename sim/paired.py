@@ -32,8 +32,8 @@ Floats = NDArray[np.floating[Any]]
 class Effect:
     """A policy against the baseline: ratio of mean session latencies, its 95 % interval and its two-sided p.
 
-    Both are over other workflows and other arrivals, as far as there are several of either, and None where there are
-    not. ``without_gain``: share of the ``workflows`` originals whose latency, summed over their sessions, gets less
+    Both are over other workflows, and over other arrivals if there are several; None of a single workflow.
+    ``without_gain``: share of the ``workflows`` originals whose latency, summed over their sessions, gets less
     than 1 % faster.
     """
 
@@ -58,7 +58,9 @@ def effect(origins: Codes, seeds: Codes, base: Floats, other: Floats) -> Effect 
         return None
     workflows, arrivals = _summed(origins, base, other), _summed(seeds, base, other)
     ratio = float(workflows[0].sum() / workflows[1].sum())
-    parts = [part for part in (_over_seeds(*arrivals), _over_workflows(*workflows)) if part]
+    over_workflows = _over_workflows(*workflows)
+    # Of a single workflow nothing can be said about others, however often it ran.
+    parts = [part for part in (_over_seeds(*arrivals), over_workflows) if part] if over_workflows else []
     ci95, p = _tested(ratio, parts) if parts else (None, None)
     without = float(np.mean(workflows[0] < (1 + LEAST_GAIN) * workflows[1]))
     return Effect(ratio, ci95, p, workflows[0].size, arrivals[0].size, without)

@@ -2,9 +2,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Started in the background, we would ignore Ctrl-C, and so would every program that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes depends on the machine, and the first one may load a library: no reason to fail.
+settings.register_profile("workspan", deadline=None)
+settings.load_profile("workspan")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -32,7 +32,7 @@ def answer(rows: Sequence[Row], told: Mapping[str, Any]) -> str:
     if best:
         parts.append(_where_not(best, rows, clairvoyant))
     if most and most is not best:
-        parts.append(f"where more is offered than is sustained, {most['policy']} is up to {_times(most)} faster")
+        parts.append(f"where the backlog grows to the end, {most['policy']} is up to {_times(most)} faster")
     if oracle:
         known = f"{oracle['policy']}, which knows the future and nobody can run,"
         parts.append(f"{known} is {_times(oracle)} faster{at_place(oracle, rows)}{_beyond(oracle)}")
@@ -52,7 +52,7 @@ def _gain(row: Row, rows: Sequence[Row], told: Mapping[str, Any]) -> str:
 
 
 def _beyond(row: Row) -> str:
-    return ", though more is offered there than is sustained" if row["saturated"] else ""
+    return ", though the backlog still grows there when the last sessions arrive" if row["saturated"] else ""
 
 
 def _nobody(rows: Sequence[Row], told: Mapping[str, Any]) -> str:

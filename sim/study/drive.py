@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from sim.errors import StudyError
-from sim.study.outcome import complete, too_wide, write_outcome
+from sim.study.outcome import complete, seeds_needed, write_outcome
 from sim.study.plan import Cell, Plan, read_corpus
 from sim.study.points import Files
 from sim.study.pool import pool
@@ -28,9 +27,6 @@ from sim.traces import jsonl
 
 #: Called with how many more cells are done, and how many there are to do in all.
 Progress = Callable[[int, int], None]
-
-#: By how much seeds grow where intervals are too wide: each round costs a look at all results of a point.
-_GROWTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,7 @@ class Run:
     continue_on_error: bool = False
     progress: Progress = lambda more, total: None
     done: Done = field(default_factory=Done)
+    _failed: set[str] = field(default_factory=set)
 
     def run(self) -> Done:
         """Do what is not done yet, and write what follows from all results if none is missing.
@@ -84,16 +81,12 @@ class Run:
         workers = pool(self.executor, self.jobs)
         workflows = self._prepare()
         cells = self.shard.of_cells(self.plan.cells(), by_point=self.plan.study.stop is not None)
-        seeds = {cell.point: self.plan.study.seeds for cell in cells}
-        while seeds:
-            wanted = [cell for cell in cells if cell.seed < seeds.get(cell.point, 0)]
-            chunks = self._chunks(wanted, workflows)
+        while chunks := self._chunks(cells, workflows):
             total = sum(len(chunk.tasks) for chunk in chunks)
             self.progress(0, total)
             with closing(workers(chunks)) as parts:
                 for part in parts:
                     self._take(part, total)
-            seeds = self._more(seeds)
         self.done.complete = complete(self.store)
         if self.done.complete:
             write_outcome(self.store)
@@ -129,9 +122,12 @@ class Run:
         return {name: self.files.path(name) for name in sorted(names)}
 
     def _chunks(self, cells: Sequence[Cell], workflows: Path) -> list[Chunk]:
-        done = self.store.done(self.save_detailed)
-        left = [[cell for cell in chunk if cell.key not in done] for chunk in self.plan.chunks(cells)]
-        self.done.kept = max(self.done.kept, len(done & {cell.key for cell in cells}) - self.done.cells)
+        """Those of the cells that there must be, that are not done, and that have not failed."""
+        seeds, done = seeds_needed(self.store), self.store.done(self.save_detailed)
+        wanted = [cell for cell in cells if cell.seed < seeds[cell.point]]
+        over = done | self._failed
+        left = [[cell for cell in chunk if cell.key not in over] for chunk in self.plan.chunks(wanted)]
+        self.done.kept = max(self.done.kept, len(done & {cell.key for cell in wanted}) - self.done.cells)
         return [self._chunk(chunk, workflows) for chunk in left if chunk]
 
     def _chunk(self, cells: Sequence[Cell], workflows: Path) -> Chunk:
@@ -157,6 +153,7 @@ class Run:
         self.store.add(part)
         self.done.cells += part.num_cells
         self.progress(part.num_cells + len(part.failed), total)
+        self._failed |= part.failed.keys()
         self.done.failed += [f"{self._called(key)}: {reason}" for key, reason in part.failed.items()]
         if self.done.failed and not self.continue_on_error:
             raise StudyError(
@@ -173,18 +170,6 @@ class Run:
         cell = self._by_key[key]
         varied = "".join(f", {name} {value}" for name, value in self.plan.points[cell.point].varied.items())
         return f"policy {cell.policy}{varied}, seed {cell.seed}"
-
-    def _more(self, seeds: Mapping[int, int]) -> dict[int, int]:
-        """Point -> how many seeds it needs, of those whose intervals are still too wide."""
-        stop = self.plan.study.stop
-        if not stop:
-            return {}
-        wide = too_wide(self.store, seeds, stop.ci_width)
-        return {
-            point: min(stop.max_runs, math.ceil(_GROWTH * seeds[point]))
-            for point in wide
-            if seeds[point] < stop.max_runs
-        }
 
 
 def _holds(path: Path, text: bytes) -> bool:

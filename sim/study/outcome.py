@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from sim.load import Alone
 from sim.paired import ALPHA, backlog_grows, effect, holm
 from sim.study.store import Store
 from sim.study.table import Columns, column, written
@@ -19,6 +21,9 @@ POLICY, AA = "policy", "A/A"
 
 #: The group of all workflows, beside those of each framework.
 ALL = "all"
+
+#: By how much seeds grow where intervals are too wide: each round costs a look at all results of a point.
+_GROWTH = 1.5
 
 #: Rows that are held at once.
 _ROWS_AT_ONCE = 2_000_000
@@ -33,6 +38,11 @@ SELECT p.* FROM plan p JOIN (
     FROM plan LEFT JOIN finished f USING (cell) GROUP BY point, seed)
   QUALIFY bool_and(whole) OVER (PARTITION BY point ORDER BY seed)
 ) USING (point, seed)
+"""
+
+_ONLY_NEEDED = """
+CREATE OR REPLACE TEMP TABLE ready AS
+SELECT r.* FROM ready r JOIN needed n ON r.point = n.point AND r.seed < n.seeds
 """
 
 _PAIRS = """
@@ -72,30 +82,49 @@ def write_outcome(store: Store) -> None:
 
 def summary(store: Store) -> Columns:
     """The finished cells with the settings of their points and their numbers, point by point."""
+    needed = seeds_needed(store)
     with store.connect() as connection:
+        connection.register("needed", _columns(needed))
         found: Columns = connection.execute(
-            "SELECT * FROM cells ORDER BY point, arrivals_seed <> seed, policy, seed"
+            "SELECT c.* FROM cells c JOIN needed n ON c.point = n.point AND c.seed < n.seeds"
+            " ORDER BY c.point, arrivals_seed <> seed, policy, seed"
         ).fetchnumpy()
         return found
 
 
 def complete(store: Store) -> bool:
     """Whether every point has all the seeds that it must have, of every policy."""
+    done = _seeds_done(store)
+    return all(done.get(point, 0) >= seeds for point, seeds in seeds_needed(store).items())
+
+
+def seeds_needed(store: Store) -> dict[int, int]:
+    """Point -> how many seeds it must have: by the stopping rule as far as results tell, else those of the study.
+
+    The rule looks at a point's first seeds again, so the answer is the same however many more there are.
+    """
     told = store.manifest()
+    needed: dict[int, int] = dict.fromkeys(range(told["points"]), told["seeds"])
+    if not (stop := told["stop"]):
+        return needed
+    done, asked = _seeds_done(store), dict(needed)
+    while asked := {point: n for point, n in asked.items() if done.get(point, 0) >= n and n < stop["max_runs"]}:
+        wide = _too_wide(store, asked, stop["ci_width"])
+        asked = {point: min(stop["max_runs"], math.ceil(_GROWTH * asked[point])) for point in wide}
+        needed |= asked
+    return needed
+
+
+def _seeds_done(store: Store) -> dict[int, int]:
+    """Point -> how many seeds are whole."""
     with store.connect() as connection:
         connection.execute(_READY)
-        seeds = dict(connection.execute("SELECT point, count(DISTINCT seed) FROM ready GROUP BY point").fetchall())
-    if any(seeds.get(point, 0) < told["seeds"] for point in range(told["points"])):
-        return False
-    stop = told["stop"]
-    if not stop:
-        return True
-    return all(seeds[point] >= stop["max_runs"] for point in too_wide(store, seeds, stop["ci_width"]))
+        return dict(connection.execute("SELECT point, count(DISTINCT seed) FROM ready GROUP BY point").fetchall())
 
 
-def too_wide(store: Store, points: Collection[int], ci_width: float) -> list[int]:
-    """Of these points, those with a policy whose interval is wider than this share of its speed-up, or has none."""
-    found = [row for row in _compared(store, points) if row["kind"] == POLICY and row["framework"] == ALL]
+def _too_wide(store: Store, seeds: Mapping[int, int], ci_width: float) -> list[int]:
+    """Points of which a policy's interval is wider than this share of its speed-up, or there is none."""
+    found = [row for row in _compared(store, seeds) if row["kind"] == POLICY and row["framework"] == ALL]
     wide = (
         row["point"]
         for row in found
@@ -104,12 +133,16 @@ def too_wide(store: Store, points: Collection[int], ci_width: float) -> list[int
     return sorted({*wide})
 
 
+def _columns(seeds: Mapping[int, int]) -> Columns:
+    return {"point": np.array([*seeds], np.int64), "seeds": np.array([*seeds.values()], np.int64)}
+
+
 def comparisons(store: Store) -> Columns:
     """Each policy against the baseline at each point, over all workflows and by framework, as far as seeds are done.
 
     p-values are Holm's over the rows that one figure would show: all points and policies of one framework.
     """
-    rows = list(_compared(store, None))
+    rows = list(_compared(store, seeds_needed(store)))
     families: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         families[row["kind"], row["framework"]].append(row)
@@ -129,21 +162,22 @@ def verdict(speedup: float, p: float, error_pct: float | None) -> str:
     return "faster" if speedup > 1 else "slower"
 
 
-def _compared(store: Store, points: Collection[int] | None) -> Iterator[dict[str, Any]]:
-    """The rows, before they are corrected for how many they are; of these points, or of all."""
+def _compared(store: Store, seeds: Mapping[int, int]) -> Iterator[dict[str, Any]]:
+    """The rows of these points and of so many seeds, before they are corrected for how many they are."""
     baseline = store.manifest()["baseline"]
     with store.connect() as connection:
         connection.execute(_READY)
+        connection.register("needed", _columns(seeds))
+        connection.execute(_ONLY_NEEDED)
         settings = {row["point"]: row for row in _dicts(connection.execute(_SETTINGS))}
         beyond = {(point, policy): mark for point, policy, mark in connection.execute(_EXTRAPOLATED).fetchall()}
-        for first, last in _batches(connection, points):
+        for first, last in _batches(connection):
             span = {"first": first, "last": last}
             growing = _growing(connection.execute(_SESSIONS, span).fetchnumpy())
             pairs = connection.execute(_PAIRS, {**span, "baseline": baseline}).fetchnumpy()
             for part in _parts(pairs, ("point", "aa", "policy")):
                 point, policy = int(part["point"][0]), str(part["policy"][0])
-                if points is not None and point not in points:
-                    continue
+                alone = settings[point]["load"] == str(Alone())
                 told = {
                     **settings[point],
                     "kind": AA if part["aa"][0] else POLICY,
@@ -153,21 +187,17 @@ def _compared(store: Store, points: Collection[int] | None) -> Iterator[dict[str
                     "extrapolated": any(beyond[point, name] for name in (policy, baseline)),
                 }
                 for framework, group in _by_framework(part):
-                    yield {**told, "framework": framework, **_numbers(group)}
+                    yield {**told, "framework": framework, **_numbers(group, alone)}
 
 
 def _dicts(relation: Any) -> list[dict[str, Any]]:
     return [dict(zip((name for name, *_ in relation.description), row, strict=True)) for row in relation.fetchall()]
 
 
-def _batches(connection: Any, points: Collection[int] | None) -> Iterator[tuple[int, int]]:
+def _batches(connection: Any) -> Iterator[tuple[int, int]]:
     """First and last of points that follow each other, as many as there is room for their rows."""
     total = connection.execute("SELECT count(*) FROM sessions").fetchall()[0][0]
-    wanted = (
-        sorted(points)
-        if points is not None
-        else [row[0] for row in connection.execute("FROM ready SELECT DISTINCT point ORDER BY ALL").fetchall()]
-    )
+    wanted = [row[0] for row in connection.execute("SELECT DISTINCT point FROM ready ORDER BY point").fetchall()]
     at_once = max(1, len(wanted) * _ROWS_AT_ONCE // max(1, total))
     for start in range(0, len(wanted), at_once):
         batch = wanted[start : start + at_once]
@@ -206,10 +236,12 @@ def _by_framework(pairs: Columns) -> Iterator[tuple[str, Columns]]:
         yield str(name), {key: values[mask] for key, values in pairs.items()}
 
 
-def _numbers(pairs: Columns) -> dict[str, Any]:
+def _numbers(pairs: Columns, alone: bool) -> dict[str, Any]:
     """What the policy does to these sessions."""
     origins = np.unique([origin_of(name) for name in pairs["workflow"]], return_inverse=True)[1]
-    found = effect(origins, pairs["seed"], pairs["base"], pairs["other"])
+    # Who is alone meets no arrivals: without draws its seeds are copies of each other.
+    seeds = np.zeros_like(pairs["seed"]) if alone else pairs["seed"]
+    found = effect(origins, seeds, pairs["base"], pairs["other"])
     assert found
     low, high = found.ci95 or (None, None)
     least = np.ma.filled(pairs["least_s"], np.nan).sum()
@@ -219,12 +251,12 @@ def _numbers(pairs: Columns) -> dict[str, Any]:
         "ci95_high": high,
         "p": found.p,
         "p_holm": None,
-        "verdict": "unknown: one workflow and one seed",
+        "verdict": "unknown: one workflow",
         "ceiling": None if np.isnan(least) else float(pairs["base"].sum() / least),
         "share_without_gain": found.without_gain,
         "baseline_session_latency_s": float(pairs["base"].mean()),
         "session_latency_s": float(pairs["other"].mean()),
         "workflows": found.workflows,
-        "seeds": found.seeds,
+        "seeds": len(np.unique(pairs["seed"])),
         "sessions": len(pairs["base"]),
     }

@@ -209,6 +209,17 @@ def test_seeds_are_added_until_the_intervals_are_narrow(tmp_path):
     assert content(tmp_path / "shards")["comparisons.csv"] == content(tmp_path / "one")["comparisons.csv"]
 
 
+def test_a_stopping_rule_finds_the_same_seeds_where_there_are_more(tmp_path):
+    study = {**STUDY, "traces": {**STUDY["traces"], "resample": 6}}
+    run(tmp_path / "more", {**study, "stop": {"ci_width": 0.01, "max_runs": 4}})
+    for folder in ("more", "fresh"):
+        run(tmp_path / folder, {**study, "stop": {"ci_width": 50.0, "max_runs": 4}})
+    more, fresh = content(tmp_path / "more"), content(tmp_path / "fresh")
+    assert len(open_results(tmp_path / "more").query("SELECT cell FROM finished")["cell"]) > 10
+    for name in ("comparisons.csv", "summary.csv", "manifest.json"):
+        assert more[name] == fresh[name]
+
+
 def test_the_baseline_differs_from_itself_by_noise_only(tmp_path):
     run(tmp_path, {**STUDY, "traces": {**STUDY["traces"], "only": ["ag2/*"], "resample": 40}, "seeds": 4})
     found = open_results(tmp_path).comparisons

@@ -44,7 +44,7 @@ def test_a_gain_that_the_server_sustains_comes_before_a_larger_one_that_it_does_
     steady, beyond = row(0, 0.4, speedup=1.1, verdict="faster"), row(1, 0.9, speedup=2.0, verdict="faster")
     said = answer_of(made(steady, {**beyond, "saturated": True}))
     assert said.startswith("plas is 1.10x")
-    assert "where more is offered than is sustained, plas is up to 2.00x" in said
+    assert "where the backlog grows to the end, plas is up to 2.00x" in said
 
 
 def test_without_a_gain_the_answer_says_so():
