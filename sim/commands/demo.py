@@ -38,7 +38,8 @@ _NEXT = """
 Open {folder}/report.html first: the same with pictures, one workflow under two policies, and what every word means.
 Then try
   workspan traces stats                                   what the workflows are like
-  workspan study query {folder} "FROM comparisons"        all numbers; docs/study.md says what they are
+  workspan study query {folder} "FROM comparisons"
+                                                          all numbers; docs/study.md says what they are
   workspan study init my-study                            a study of your own traces, policies and servers
   workspan run my_traces/ --compare                       your own traces, each alone on an idle server
 """
