@@ -253,7 +253,7 @@ def _points(study: Mapping[str, Any], grid: Grid) -> list[tuple[dict[str, Any], 
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"point {_told(varied)}: {message}") from error
         # p would be corrected for a question that is asked twice.
-        if (twin := known.setdefault(repr(point), varied)) is not varied:
+        if (twin := known.setdefault(point.model_dump_json(), varied)) is not varied:
             raise ValueError(f"points {_told(twin)} and {_told(varied)} are the same; take one out")
         points.append((varied, point))
     return points
