@@ -66,7 +66,11 @@ def command(output: Path) -> None:
     )
     with cell_progress() as progress:
         Run(plan, Store(output), files, cores(), progress=progress).run()
-    print_report(open_results(output))
+    from sim.study.page import write_page  # jinja2 and matplotlib, a second that only a page needs
+
+    results = open_results(output)
+    print_report(results)
+    write_page(results, output / "report.html")
     click.echo(_NEXT.format(folder=output), nl=False)
 
 

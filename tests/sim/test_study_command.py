@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from commandline import WORKFLOW, assert_one_line, jsonl, workspan
+
+from sim.commands.demo import STUDY, command
+from sim.study.spec import Traces
 
 FILE = """
 name: small
@@ -136,3 +140,14 @@ def test_a_mistake_is_one_line(study, arguments, problem):
     assert done.returncode == 2, done.stderr
     assert problem in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_demo_writes_what_it_says_to_open(tmp_path, monkeypatch):
+    less = {"traces": Traces(only=["ag2/*"], resample=8), "seeds": 2}
+    monkeypatch.setattr("sim.commands.demo.STUDY", STUDY.model_copy(update=less))
+    done = CliRunner().invoke(command, ["-o", str(tmp_path / "demo")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert re.search(r"MA-ToT +5 +693 +10.82x", done.output)
+    assert "program_fcfs" in done.output
+    (page,) = re.findall(r"Open (.*html) first", done.output)
+    assert "<h1" in Path(page).read_text()
