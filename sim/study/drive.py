@@ -80,7 +80,7 @@ class Run:
         """
         workers = pool(self.executor, self.jobs)
         workflows = self._prepare()
-        cells = self.shard.of_cells(self.plan.cells(), by_point=self.plan.study.stop is not None)
+        cells = self.shard.of_cells(self._cells, by_point=self.plan.study.stop is not None)
         while chunks := self._chunks(cells, workflows):
             total = sum(len(chunk.tasks) for chunk in chunks)
             self.progress(0, total)
@@ -104,7 +104,7 @@ class Run:
         text = "".join(jsonl.dump(plan.corpus.workflows, {"origin": plan.study.name})).encode()
         if not _holds(store.folder / workflows, text):
             store.write(workflows, gzip.compress(text, mtime=0))
-        store.write("plan.parquet", written(plan.table(plan.cells())))
+        store.write("plan.parquet", written(plan.table(self._cells)))
         manifest = {**plan.manifest(), "inputs": {**inputs, "workflows": workflows}}
         told = (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
         if store.manifest_path.exists() and store.manifest_path.read_bytes() != told:
@@ -162,8 +162,13 @@ class Run:
             )
 
     @cached_property
+    def _cells(self) -> list[Cell]:
+        """All of the plan: seconds of work where there are a million."""
+        return self.plan.cells()
+
+    @cached_property
     def _by_key(self) -> dict[str, Cell]:
-        return {cell.key: cell for cell in reversed(self.plan.cells())}
+        return {cell.key: cell for cell in reversed(self._cells)}
 
     def _called(self, key: str) -> str:
         """A cell's name for people."""
