@@ -17,6 +17,9 @@ from sim.settings import Count, EngineSettings, Strict
 
 Seconds = Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)]
 
+#: The profile where none is named.
+DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
+
 _SHIPPED = Path(__file__).parent / "profiles"
 
 

@@ -16,6 +16,7 @@ from live.measure import Setup
 from live.refusals import check_policies, check_servers
 from sim.choices import Choices
 from sim.commands.common import (
+    baseline_option,
     choice_options,
     possible,
     progress,
@@ -45,12 +46,7 @@ from sim.traces import LoadOptions
     help="A policy, with parameters.",
     shell_complete=policy_names,
 )
-@click.option(
-    "--baseline",
-    metavar="P",
-    help="What speed-ups are over; sequential if it runs, else the first policy.",
-    shell_complete=policy_names,
-)
+@baseline_option
 @click.option(
     "--concurrent-sessions", "sessions", type=int, multiple=True, metavar="N", help="A closed loop to replay."
 )

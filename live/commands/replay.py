@@ -18,6 +18,7 @@ from sim.agreement import compare_results
 from sim.agreement.report import print_agreement
 from sim.choices import Choices
 from sim.commands.common import (
+    baseline_option,
     choice_options,
     load_options,
     possible,
@@ -61,12 +62,7 @@ from sim.trust import num_draws
     help="A policy, with parameters: async:max_parallel=4.",
     shell_complete=policy_names,
 )
-@click.option(
-    "--baseline",
-    metavar="P",
-    help="What speed-ups are over; sequential if it runs, else the first policy.",
-    shell_complete=policy_names,
-)
+@baseline_option
 @click.option(
     "--profile",
     metavar="NAME",

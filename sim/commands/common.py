@@ -13,11 +13,11 @@ from typing import Any, TypeVar, cast
 import click
 
 from sim.choices import Choices
-from sim.commands.complete import profile_names
+from sim.commands.complete import policy_names, profile_names
 from sim.data import embedded_path
 from sim.errors import RunError
 from sim.fleet import MOST_REPLICAS, fleet_of, load_fleet
-from sim.latency import load_profile
+from sim.latency import DEFAULT_PROFILE, load_profile
 from sim.load import Alone, ConcurrentSessions, Load, SessionRate
 from sim.tokens import ESTIMATED, estimated, tokenizer
 from sim.tool_time import parse_tool_times
@@ -27,7 +27,6 @@ from sim.views import VIEWS, View
 from sim.workflow import Workflow
 
 _SHOWN = 5
-DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,6 +38,12 @@ profile_option: Callable[[Any], Any] = click.option(
     metavar="NAME",
     help="A profile, or a .yaml file.",
     shell_complete=profile_names,
+)
+baseline_option: Callable[[Any], Any] = click.option(
+    "--baseline",
+    metavar="P",
+    help="What speed-ups are over; sequential if it runs, else the first policy.",
+    shell_complete=policy_names,
 )
 
 

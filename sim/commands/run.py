@@ -11,6 +11,7 @@ import click
 
 from sim.choices import Choices
 from sim.commands.common import (
+    baseline_option,
     choice_options,
     engine_options,
     load_options,
@@ -52,12 +53,7 @@ draws_option: Callable[[Any], Any] = click.option(
     shell_complete=policy_names,
 )
 @click.option("--compare", "compare_all", is_flag=True, help=f"Short for the policies {', '.join(PROTOTYPE)}.")
-@click.option(
-    "--baseline",
-    metavar="P",
-    help="What speed-ups are over; sequential if it runs, else the first policy.",
-    shell_complete=policy_names,
-)
+@baseline_option
 @engine_options
 @draws_option
 @load_options

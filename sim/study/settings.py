@@ -11,14 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, GetJson
 
 from sim.errors import WorkspanError, nearest
 from sim.fleet import MOST_REPLICAS
-from sim.latency import shipped
+from sim.latency import DEFAULT_PROFILE, shipped
 from sim.load import SessionRate
 from sim.policies import parse_policy, policies
 from sim.rules import Router
 from sim.settings import Strict
 from sim.tool_time import parse_tool_times
 
-DEFAULT_PROFILE = "rtxpro6000-llama-3.1-8b"
 #: The load under which each workflow arrives when it did in the recording.
 RECORDED = "recorded"
 

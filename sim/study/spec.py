@@ -16,7 +16,6 @@ from sim.bench_row import Slo
 from sim.errors import PolicyError
 from sim.policies import parse_policy
 from sim.study.settings import (
-    DEFAULT_PROFILE,
     RECORDED,
     Offer,
     Offered,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from sim.study.results import Results
 
 __all__ = [
-    "DEFAULT_PROFILE",
     "EMBEDDED",
     "RECORDED",
     "Grid",
